@@ -1,1 +1,1 @@
-
+"""Pictures, the self-contained report, and the live browser viewer."""

@@ -1,0 +1,1 @@
+"""Layers that several models share: normalisation, rotary positions, attention, embeddings, the Turbo depth picture."""

@@ -1,0 +1,32 @@
+"""Attention with an explicit mask, by torch's fused kernel."""
+
+from __future__ import annotations
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def split_heads(x: Float[Tensor, "*batch L C"], head_dim: int) -> Float[Tensor, "*batch heads L D"]:
+    return x.unflatten(-1, (-1, head_dim)).transpose(-3, -2)
+
+
+def merge_heads(x: Float[Tensor, "*batch heads L D"]) -> Float[Tensor, "*batch L C"]:
+    return x.transpose(-3, -2).flatten(-2)
+
+
+def attend(
+    query: Float[Tensor, "B heads Lq D"],
+    key: Float[Tensor, "B kv_heads Lk D"],
+    value: Float[Tensor, "B kv_heads Lk D"],
+    mask: Bool[Tensor, "B #Lq Lk"],
+) -> Float[Tensor, "B heads Lq D"]:
+    """Scaled dot-product attention; `mask` True = may be seen. Every query must see at least one key.
+
+    Fewer key than query heads means that neighbouring query heads share one (grouped-query attention).
+    """
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    value = value.to(query.dtype)
+    return F.scaled_dot_product_attention(query, key.to(query.dtype), value, attn_mask=mask[:, None])

@@ -1,0 +1,84 @@
+"""The size dial: `nano`, `small`, `base`, `large` (mu0-paper Table 7; the dossier's §1.3 for the published shapes)."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import replace
+
+from traceworld.errors import ConfigError
+from traceworld.models.mu0.config import (
+    ExpertConfig,
+    LocalFeatureConfig,
+    LossConfig,
+    Mu0Config,
+    NanoPrefixConfig,
+    SmolVLMPrefixConfig,
+)
+
+
+def expert_mlp_hidden(width: int) -> int:
+    """Hidden width of the expert's gated MLP: 4 · ⌊2·width/3⌋, rounded up to a multiple of 256 (SmolVLA's rule)."""
+    return -(-4 * (2 * width // 3) // 256) * 256
+
+
+def _full(size: str, prefix: SmolVLMPrefixConfig) -> Mu0Config:
+    width = prefix.text_width // 2
+    return Mu0Config(size=size, prefix=prefix, expert=ExpertConfig(width=width, mlp_hidden=expert_mlp_hidden(width)))
+
+
+_SMOLVLM_256M = SmolVLMPrefixConfig(hub_id="HuggingFaceTB/SmolVLM2-256M-Video-Instruct")
+_SMOLVLM_500M = replace(
+    _SMOLVLM_256M,
+    hub_id="HuggingFaceTB/SmolVLM2-500M-Video-Instruct",
+    text_width=960,
+    text_heads=15,
+    text_kv_heads=5,
+    text_mlp=2560,
+)
+_SMOLVLM_2B = SmolVLMPrefixConfig(
+    hub_id="HuggingFaceTB/SmolVLM2-2.2B-Instruct",
+    vision_width=1152,
+    vision_layers=27,
+    vision_heads=16,
+    vision_mlp=4304,
+    vision_patch=14,
+    vision_image_size=384,
+    connector_shuffle=3,
+    text_width=2048,
+    text_heads=32,
+    text_kv_heads=32,
+    text_mlp=8192,
+    text_rope_theta=130_000.0,
+)
+
+_SIZES = {
+    "nano": Mu0Config(
+        size="nano",
+        prefix=NanoPrefixConfig(),
+        local=LocalFeatureConfig(source="prefix"),
+        expert=ExpertConfig(
+            width=192, mlp_hidden=384, history_scale="s_delta", history_time="clean", summary=True
+        ),
+        loss=LossConfig(draws=4),
+    ),
+    "small": _full("small", _SMOLVLM_256M),
+    "base": _full("base", _SMOLVLM_500M),
+    "large": _full("large", _SMOLVLM_2B),
+}
+SIZES = tuple(_SIZES)
+
+
+def mu0_config(size: str) -> Mu0Config:
+    """The config of a named size; `dataclasses.replace` it for ablations.
+
+    Raises:
+        ConfigError: no such size; names the nearest.
+    """
+    if size not in _SIZES:
+        near = difflib.get_close_matches(size, _SIZES, n=1, cutoff=0.3)
+        raise ConfigError(
+            f"no μ0 size is called '{size}', there are {', '.join(_SIZES)}",
+            where="size",
+            mend=f"did you mean '{near[0]}'?" if near else None,
+        )
+    return _SIZES[size]

@@ -1,0 +1,50 @@
+"""Published weights from the hub's local cache. Nothing is downloaded on the quiet: what is absent is an error that says
+which licence it has and which command fetches it."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from traceworld.errors import CheckpointError, MissingWeightsError
+from traceworld.extras import require
+
+_LICENCE = {"HuggingFaceTB": "Apache-2.0", "facebook/dinov2": "Apache-2.0"}
+
+
+def missing_weights(hub_id: str, revision: str | None) -> MissingWeightsError:
+    """The error for weights that are not on this machine: licence and exact command."""
+    licence = next((name for prefix, name in _LICENCE.items() if hub_id.startswith(prefix)), "see its model card")
+    pin = f" --revision {revision}" if revision else ""
+    return MissingWeightsError(
+        f"the weights are not in the local hub cache (licence: {licence})",
+        where=hub_id,
+        mend=f"hf download {hub_id}{pin}",
+    )
+
+
+def load_pretrained(module: nn.Module, class_name: str, hub_id: str, revision: str | None) -> None:
+    """Copy the cached weights of `hub_id` into `module`, an instance of transformers' `class_name` of the same shape.
+
+    A module with fewer layers than the published model takes the first ones.
+
+    Raises:
+        MissingWeightsError: they are not cached.
+        CheckpointError: a tensor is missing or has another shape than `module` wants; named.
+    """
+    transformers = require("transformers")
+    try:
+        published = getattr(transformers, class_name).from_pretrained(
+            hub_id, revision=revision, local_files_only=True, dtype="auto"
+        )
+    except OSError as error:
+        raise missing_weights(hub_id, revision) from error
+    weights = published.state_dict()
+    for name, target in module.state_dict().items():
+        if name not in weights or weights[name].shape != target.shape:
+            found = f"shape {tuple(weights[name].shape)}" if name in weights else "nothing"
+            raise CheckpointError(
+                f"tensor '{name}' should be {tuple(target.shape)}, the hub has {found}",
+                where=hub_id,
+                mend="use the hub id and revision that the config describes",
+            )
+    module.load_state_dict({name: weights[name] for name in module.state_dict()})

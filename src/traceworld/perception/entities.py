@@ -1,0 +1,158 @@
+"""Entities: pieces of the image that belong together, found by motion first, with one identity through the clip (mu0-paper A.1).
+
+Motion components are cut by feature clusters, so that an arm and the cup it holds become two entities; what does not move
+is cut into feature regions alone. Identities pass from one representative frame to the next by bipartite matching on feature
+similarity and spatial overlap, across chunks too. An entity that moved once is an entity for good; regions that never moved
+are background, unless nothing in the clip moves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.optimize import linear_sum_assignment
+
+MATCH_SCORE = 0.5  # a piece takes over an identity if similarity and overlap average to this
+_CLUSTERS = 10
+_MIN_CELLS = 3
+_MAX_STATIC_SHARE = 0.08  # a still region larger than this share of the image is background, not an object
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """One candidate region in one frame."""
+
+    mask: Bool[np.ndarray, "h w"]
+    feature: Float[np.ndarray, " C"]
+    moving: bool
+
+
+@dataclass(eq=False)
+class EntityMaps:
+    """Entities of a chunk. `labels` [R,h,w]: entity per cell of each representative frame, −1 where none;
+    `moving`: ids seen moving so far in the clip."""
+
+    labels: Int[np.ndarray, "R h w"]
+    moving: frozenset[int]
+
+    def coverage(self) -> dict[int, int]:
+        """Visible cells per entity, summed over the representative frames."""
+        ids, counts = np.unique(self.labels[self.labels >= 0], return_counts=True)
+        return {int(i): int(c) for i, c in zip(ids, counts, strict=True)}
+
+
+@dataclass(eq=False)
+class EntityFinder:
+    """Finds entities chunk by chunk; remembers the last frame's pieces so that identities go on."""
+
+    seed: int = 0
+    _last: list[tuple[int, Piece]] = field(default_factory=list)
+    _next_id: int = 0
+    _moving: set[int] = field(default_factory=set)
+
+    def find(
+        self, features: Float[np.ndarray, "R h w C"], motion: Bool[np.ndarray, "R h w"]
+    ) -> EntityMaps:
+        """Entities of the representative frames of one chunk, in order of time.
+
+        Args:
+            features: one descriptor per cell.
+            motion: cells that move against the scene.
+        """
+        frames, h, w, _ = features.shape
+        clusters = cluster_cells(features, _CLUSTERS, self.seed)
+        labels = np.full((frames, h, w), -1, np.int32)
+        for r in range(frames):
+            pieces = cut_pieces(clusters[r], features[r], motion[r])
+            ids = self._identify(pieces)
+            for entity, piece in zip(ids, pieces, strict=True):
+                labels[r][piece.mask] = entity
+                if piece.moving:
+                    self._moving.add(entity)
+            self._last = list(zip(ids, pieces, strict=True))
+        return EntityMaps(labels, frozenset(self._moving))
+
+    def _identify(self, pieces: list[Piece]) -> list[int]:
+        scores = np.array([[match_score(old, new) for new in pieces] for _, old in self._last])
+        ids = [-1] * len(pieces)
+        if scores.size:
+            for row, column in zip(*linear_sum_assignment(-scores), strict=True):
+                if scores[row, column] >= MATCH_SCORE:
+                    ids[column] = self._last[row][0]
+        for i, entity in enumerate(ids):
+            if entity < 0:
+                ids[i], self._next_id = self._next_id, self._next_id + 1
+        return ids
+
+
+def match_score(old: Piece, new: Piece) -> float:
+    """Half feature similarity, half spatial overlap (of the smaller one), in [0,1]."""
+    alike = float(np.exp(-((old.feature - new.feature) ** 2).sum() / 8.0))
+    both = np.count_nonzero(old.mask & new.mask)
+    overlap = both / max(1, min(np.count_nonzero(old.mask), np.count_nonzero(new.mask)))
+    return 0.5 * (alike + overlap) if alike > 0.1 else 0.0
+
+
+def cluster_cells(features: Float[np.ndarray, "R h w C"], clusters: int, seed: int) -> Int[np.ndarray, "R h w"]:
+    """k-means over the cells of all frames together, so that a label means the same in each."""
+    frames, h, w, channels = features.shape
+    flat = np.ascontiguousarray(features.reshape(-1, channels), np.float32)
+    k = min(clusters, len(flat))
+    stride = max(1, len(flat) // 8000)
+    cv2.setRNGSeed(seed)
+    criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 12, 1e-3)
+    sample = np.ascontiguousarray(flat[::stride])
+    _, _, centres = cv2.kmeans(sample, min(k, len(sample)), None, criteria, 1, cv2.KMEANS_PP_CENTERS)
+    distance = (flat**2).sum(1)[:, None] - 2 * flat @ centres.T + (centres**2).sum(1)[None]
+    return distance.argmin(1).reshape(frames, h, w).astype(np.int32)
+
+
+def cut_pieces(
+    clusters: Int[np.ndarray, "h w"], features: Float[np.ndarray, "h w C"], motion: Bool[np.ndarray, "h w"]
+) -> list[Piece]:
+    """Candidate regions of one frame: motion components cut by cluster, then still regions; crumbs join a neighbour."""
+    moving = cv2.morphologyEx(motion.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
+    pieces = []
+    for mask in _moving_regions(clusters, moving > 0):
+        pieces.append(Piece(mask, features[mask].mean(0), True))
+    limit = _MAX_STATIC_SHARE * motion.size
+    for cluster in np.unique(clusters):
+        for mask in _components((clusters == cluster) & (moving == 0)):
+            if _MIN_CELLS <= np.count_nonzero(mask) <= limit:
+                pieces.append(Piece(mask, features[mask].mean(0), False))
+    pieces.sort(key=lambda piece: (not piece.moving, -np.count_nonzero(piece.mask)))
+    return pieces[:60]
+
+
+def _components(mask: np.ndarray) -> list[np.ndarray]:
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    return [labels == i for i in range(1, count)]
+
+
+def _moving_regions(clusters: np.ndarray, moving: np.ndarray) -> list[np.ndarray]:
+    """Each motion component cut by cluster; cuts too small to stand alone go to the largest cut of their component."""
+    regions = []
+    for component in _components(moving):
+        if np.count_nonzero(component) < _MIN_CELLS - 1:
+            continue
+        enough = max(_MIN_CELLS, int(0.04 * np.count_nonzero(component)))
+        cuts = [cut for c in np.unique(clusters[component]) for cut in _components(component & (clusters == c))]
+        large = [cut for cut in cuts if np.count_nonzero(cut) >= enough]
+        if not large:
+            regions.append(component)
+            continue
+        crumbs = component & ~np.any(large, axis=0)
+        regions.extend(_absorb(large, crumbs))
+    return regions
+
+
+def _absorb(large: list[np.ndarray], crumbs: np.ndarray) -> list[np.ndarray]:
+    """Give every crumb cell to the nearest large cut."""
+    if not crumbs.any():
+        return large
+    distances = [cv2.distanceTransform((~cut).astype(np.uint8), cv2.DIST_L2, 3) for cut in large]
+    nearest = np.argmin(distances, axis=0)
+    return [cut | (crumbs & (nearest == i)) for i, cut in enumerate(large)]

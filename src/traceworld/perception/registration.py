@@ -1,0 +1,277 @@
+"""Depth → colour registration, and the check whether it is needed.
+
+Many RGB-D recordings hold depth in the depth camera's own frame although their readers treat it as aligned. One number
+tells: near-side depth edges are silhouettes, and silhouettes are where the picture changes. The score is the mean blurred
+gradient magnitude of the picture at those edges, divided by its mean over the image: about 1 is chance, aligned data
+reach 2 and more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Float32, UInt8
+from scipy.optimize import minimize
+from scipy.spatial.transform import Rotation
+
+from traceworld.errors import DepthError
+from traceworld.geometry.cameras import project_cam, resize_K, transform, unproject_cam
+
+GAIN_TO_ACT = 1.20
+"""A search must beat the recording as it is by this factor before its alignment is doubted."""
+MIN_SHIFT_PX = 1.5
+"""… and must move the edges by at least this much (median): below, tracking does not notice."""
+CHANCE_SCORE = 1.15
+"""A score below this says that depth edges and picture have nothing to do with each other."""
+
+_EDGE_WINDOW = 5
+_EDGE_JUMP = 0.05
+_BLUR_PX = 1.5
+_MAX_EDGES = 2000
+_MIN_EDGES = 100
+
+
+@dataclass(frozen=True, eq=False)
+class DepthRig:
+    """A depth camera beside a colour camera: intrinsics [3,3] in px, `color_from_depth` [4,4] metres, sizes (width, height)."""
+
+    K_depth: Float[np.ndarray, "3 3"]
+    K_color: Float[np.ndarray, "3 3"]
+    color_from_depth: Float[np.ndarray, "4 4"]
+    color_size: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class RegistrationCheck:
+    """Result of looking at a few frames.
+
+    Attributes:
+        score_as_is: edge score when depth pixels are taken as colour pixels.
+        score_given: with the folder's own calibration (equals `score_as_is` without one).
+        score_best: with the refined calibration.
+        rig: the refined calibration.
+        shift_px: median distance, in colour pixels, between as-is and refined positions of the edges.
+        num_edges: edge points looked at; below 100 the check says nothing and `rig` is as given.
+    """
+
+    score_as_is: float
+    score_given: float
+    score_best: float
+    rig: DepthRig
+    shift_px: float
+    num_edges: int
+
+    @property
+    def conclusive(self) -> bool:
+        """Enough edges to judge by."""
+        return self.num_edges >= _MIN_EDGES
+
+    @property
+    def looks_unregistered(self) -> bool:
+        """The search found a clearly better and clearly different alignment than the recording as it is."""
+        better = self.score_best > GAIN_TO_ACT * self.score_as_is
+        return self.conclusive and better and self.shift_px >= MIN_SHIFT_PX
+
+
+def register_depth(depth_m: Float32[np.ndarray, "Hd Wd"], rig: DepthRig) -> Float32[np.ndarray, "Hc Wc"]:
+    """Depth as the colour camera would have measured it, at the colour image's size; NaN where nothing projects.
+
+    Depth pixels are splatted over the colour pixels they cover, nearest surface wins. Uses `cv2.registerDepth` where
+    OpenCV has it, else `splat_depth`.
+    """
+    if not hasattr(cv2, "registerDepth"):
+        return splat_depth(depth_m, rig)
+    out = cv2.registerDepth(
+        rig.K_depth.astype(np.float32),
+        rig.K_color.astype(np.float32),
+        np.zeros(5, np.float32),
+        rig.color_from_depth.astype(np.float32),
+        np.where(depth_m > 0, depth_m, np.nan).astype(np.float32),
+        rig.color_size,
+        depthDilation=True,
+    )
+    out = np.asarray(out, np.float32)
+    return np.where(out > 0, out, np.float32(np.nan))
+
+
+def splat_depth(depth_m: Float32[np.ndarray, "Hd Wd"], rig: DepthRig) -> Float32[np.ndarray, "Hc Wc"]:
+    """Plain numpy reference of `register_depth`: each depth pixel fills the box its outline projects to, far to near."""
+    width, height = rig.color_size
+    rows, cols = np.nonzero(depth_m > 0)
+    z = depth_m[rows, cols].astype(np.float64)
+    corners = [
+        project_rig(np.stack([cols + dx, rows + dy], -1).astype(np.float64), z, rig)
+        for dx, dy in ((-0.5, -0.5), (0.5, 0.5))
+    ]
+    z_color = project_rig(np.stack([cols, rows], -1).astype(np.float64), z, rig)[:, 2]
+    low = np.ceil(np.minimum(corners[0], corners[1])[:, :2]).astype(np.int64)
+    high = np.floor(np.maximum(corners[0], corners[1])[:, :2]).astype(np.int64)
+    high = np.maximum(high, low)  # a footprint smaller than a pixel still fills one
+    keep = np.isfinite(corners[0]).all(-1) & np.isfinite(corners[1]).all(-1) & (z_color > 0) & (high >= 0).all(-1) & (low < [width, height]).all(-1)
+    order = np.flatnonzero(keep)[np.argsort(-z_color[keep], kind="stable")]
+    low, high, z_color = low[order], high[order], z_color[order].astype(np.float32)
+    out = np.full((height, width), np.inf, np.float32)
+    span = (high - low).max(axis=0, initial=0) + 1
+    for dy in range(int(span[1])):
+        for dx in range(int(span[0])):
+            x, y = low[:, 0] + dx, low[:, 1] + dy
+            inside = (x <= high[:, 0]) & (y <= high[:, 1]) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
+            np.minimum.at(out, (y[inside], x[inside]), z_color[inside])
+    return np.where(np.isfinite(out), out, np.float32(np.nan))
+
+
+def project_rig(xy_px: Float[np.ndarray, "M 2"], z_m: Float[np.ndarray, " M"], rig: DepthRig) -> Float[np.ndarray, "M 3"]:
+    """Depth-camera pixels with depth → (x_px, y_px, z_m) in the colour camera; NaN pixels behind it."""
+    return project_cam(transform(rig.color_from_depth, unproject_cam(xy_px, z_m, rig.K_depth)), rig.K_color)
+
+
+def near_edges(depth_m: Float32[np.ndarray, "H W"]) -> tuple[Float[np.ndarray, "M 2"], Float[np.ndarray, " M"]]:
+    """Pixels (x, y) and depth of surfaces that end in front of something at least 5 % further away, within 2 px."""
+    near = np.where(depth_m > 0, depth_m, np.float32(0))
+    furthest = cv2.dilate(near, np.ones((_EDGE_WINDOW, _EDGE_WINDOW), np.uint8))
+    rows, cols = np.nonzero((near > 0) & (furthest > near * (1 + _EDGE_JUMP)))
+    if len(rows) > _MAX_EDGES:  # evenly thinned: deterministic, and still all over the image
+        pick = np.linspace(0, len(rows) - 1, _MAX_EDGES).astype(np.int64)
+        rows, cols = rows[pick], cols[pick]
+    return np.stack([cols, rows], -1).astype(np.float64), near[rows, cols].astype(np.float64)
+
+
+def gradient_map(image: UInt8[np.ndarray, "H W 3"]) -> Float32[np.ndarray, "H W"]:
+    """Blurred gradient magnitude of the picture, mean 1 (all ones for a picture without any gradient)."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    slope = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
+    slope = np.asarray(cv2.GaussianBlur(slope, (0, 0), _BLUR_PX), np.float32)
+    mean = slope.mean()
+    return slope / mean if mean > 0 else np.ones_like(slope)
+
+
+def edge_score(gradients: Float32[np.ndarray, "H W"], xy_px: Float[np.ndarray, "M 2"]) -> tuple[float, int]:
+    """Sum of the gradient map at the points that fall inside the image, and how many do."""
+    height, width = gradients.shape
+    inside = ((xy_px >= 0) & (xy_px <= [width - 1, height - 1])).all(-1)
+    if not inside.any():
+        return 0.0, 0
+    x, y = xy_px[inside].astype(np.float32).T
+    return float(cv2.remap(gradients, x[None], y[None], cv2.INTER_LINEAR).sum()), int(inside.sum())
+
+
+class EdgeEvidence:
+    """Edges and gradient maps of the frames looked at, so that a calibration costs well under a millisecond to score."""
+
+    def __init__(self, samples: Sequence[tuple[np.ndarray, np.ndarray]]):
+        self.gradients = [gradient_map(image) for image, _ in samples]
+        self.edges = [near_edges(depth_m) for _, depth_m in samples]
+
+    @property
+    def num_edges(self) -> int:
+        return sum(len(z) for _, z in self.edges)
+
+    def score(self, rig: DepthRig, frames: slice = slice(None)) -> float:
+        pairs = zip(self.gradients[frames], self.edges[frames], strict=True)
+        sums = [edge_score(gradients, project_rig(xy_px, z_m, rig)[:, :2]) for gradients, (xy_px, z_m) in pairs]
+        total, seen = sum(s for s, _ in sums), sum(n for _, n in sums)
+        # Calibrations that push the edges out of the picture must not win by the few that remain.
+        return total / seen if seen > 0.4 * sum(len(z_m) for _, z_m in self.edges[frames]) else 0.0
+
+    def shift_px(self, rig_a: DepthRig, rig_b: DepthRig) -> float:
+        moved = [
+            np.linalg.norm((project_rig(xy_px, z_m, rig_a) - project_rig(xy_px, z_m, rig_b))[:, :2], axis=-1)
+            for xy_px, z_m in self.edges
+            if len(z_m)
+        ]
+        return float(np.nanmedian(np.concatenate(moved))) if moved else 0.0
+
+
+def as_is_rig(depth_size: tuple[int, int], K_color: Float[np.ndarray, "3 3"], color_size: tuple[int, int]) -> DepthRig:
+    """The calibration under which depth pixels are colour pixels (of a depth image that may have another resolution)."""
+    return DepthRig(resize_K(K_color, color_size, depth_size), K_color, np.eye(4), color_size)
+
+
+def _moved(rig: DepthRig, step: np.ndarray) -> DepthRig:
+    """`rig` turned by step[3:6] (rad), shifted by step[:3] (m); step[6], if there, is the log of a focal-length factor."""
+    color_from_depth = rig.color_from_depth.copy()
+    color_from_depth[:3, :3] = Rotation.from_rotvec(step[3:6]).as_matrix() @ color_from_depth[:3, :3]
+    color_from_depth[:3, 3] += step[:3]
+    K_depth = rig.K_depth
+    if len(step) > 6:
+        K_depth = K_depth.copy()
+        K_depth[[0, 1], [0, 1]] *= np.exp(step[6])
+    return replace(rig, color_from_depth=color_from_depth, K_depth=K_depth)
+
+
+def refine_rig(evidence: EdgeEvidence, start: DepthRig, free_focal: bool, reach_m: float = 0.03) -> DepthRig:
+    """Local search for the calibration with the best edge score: coarse sideways grid, then Nelder-Mead over all.
+
+    Args:
+        evidence: what to score by.
+        start: calibration to start from.
+        free_focal: also search the depth camera's focal length (±25 %), for recordings without its intrinsics.
+        reach_m: how far sideways the depth camera may sit from where `start` has it, metres.
+    """
+    size = 7 if free_focal else 6
+    fits = slice(0, None, 2)  # the other half of the frames judges the result
+    grid = []
+    for focal in np.log([1.0, 0.8, 0.87, 0.93, 1.07, 1.15, 1.25]) if free_focal else (0.0,):
+        for tx in np.linspace(-reach_m, reach_m, 9):
+            step = np.zeros(size)
+            step[0] = tx
+            if free_focal:
+                step[6] = focal
+            grid.append(step)
+    # A small cost for distance keeps directions that the edges do not determine where they were.
+    unit = np.array([0.02, 0.02, 0.02, 0.02, 0.02, 0.02, 0.2][:size])
+
+    def cost(step: np.ndarray) -> float:
+        return -evidence.score(_moved(start, step), fits) + 0.01 * float(((step / unit) ** 2).sum())
+
+    best = min(grid, key=cost)
+    simplex = np.concatenate([best[None], best[None] + np.diag(unit * 0.25)])
+    found = minimize(
+        cost, best, method="Nelder-Mead", options={"initial_simplex": simplex, "maxfev": 300, "xatol": 1e-4, "fatol": 1e-4}
+    )
+    return _moved(start, found.x)
+
+
+def check_registration(
+    samples: Sequence[tuple[UInt8[np.ndarray, "H W 3"], Float32[np.ndarray, "Hd Wd"]]],
+    K_color: Float[np.ndarray, "3 3"],
+    given: DepthRig | None,
+) -> RegistrationCheck:
+    """Judge the alignment of a recording from a few of its frames.
+
+    Args:
+        samples: (image, depth in metres as stored, NaN invalid), 4 to 8 frames spread over the clip.
+        K_color: [3,3] px of the images.
+        given: calibration that the recording states, None if it states none.
+
+    Raises:
+        DepthError: no samples.
+    """
+    if not samples:
+        raise DepthError("no frame with depth to check the registration on")
+    image, depth_m = samples[0]
+    color_size = (image.shape[1], image.shape[0])
+    as_is = as_is_rig((depth_m.shape[1], depth_m.shape[0]), K_color, color_size)
+    start = given if given is not None else as_is
+    evidence = EdgeEvidence(samples)
+    score_as_is, score_given = evidence.score(as_is), evidence.score(start)
+    best, score_best = start, score_given
+    if evidence.num_edges >= _MIN_EDGES:
+        refined = refine_rig(evidence, start, free_focal=given is None)
+        score_refined = evidence.score(refined)
+        judges = slice(1, None, 2) if len(samples) > 1 else slice(None)
+        # Believed only if it also helps on frames that it was not fitted to.
+        if score_refined > score_given and evidence.score(refined, judges) > evidence.score(start, judges):
+            best, score_best = refined, score_refined
+    return RegistrationCheck(
+        score_as_is, score_given, score_best, best, evidence.shift_px(as_is, best), evidence.num_edges
+    )
+
+
+def valid_fraction(depth_m: Float32[np.ndarray, "H W"]) -> float:
+    """Share of pixels with a measurement."""
+    usable: Bool[np.ndarray, "H W"] = np.isfinite(depth_m)
+    return float(usable.mean())

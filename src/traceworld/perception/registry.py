@@ -1,0 +1,189 @@
+"""Backends by name: the embedded ones and those that other packages register under the entry-point group `traceworld.backends`.
+
+A backend is looked up without importing it; it is imported when made. `available` says whether it can be made here, and
+if not, why and which command mends that.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import logging
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from traceworld.errors import ConfigError, TraceworldError
+
+log = logging.getLogger(__name__)
+
+ROLES = ("features", "tracker", "geometry", "captions")
+ENTRY_POINT_GROUP = "traceworld.backends"
+
+
+@dataclass(frozen=True)
+class BackendSpec:
+    """How to find a backend and what it is, known before it is imported.
+
+    Attributes:
+        role: one of `ROLES`.
+        name: what users write.
+        target: `package.module:factory`; calling the factory with the options makes the backend.
+        licence: of code and weights together, the stricter one.
+        summary: one line for `traceworld doctor`.
+        needs: modules that must be importable.
+        mend: command that provides what is missing.
+    """
+
+    role: str
+    name: str
+    target: str
+    licence: str
+    summary: str
+    needs: tuple[str, ...] = ()
+    mend: str = ""
+
+    def __post_init__(self):
+        if self.role not in ROLES:
+            raise ConfigError(f"unknown role '{self.role}'", where=f"backend {self.name}", mend=f"one of {ROLES}")
+        if ":" not in self.target:
+            raise ConfigError(f"'{self.target}' is not module:factory", where=f"backend {self.name}")
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a backend can be made on this machine; `reason` and `mend` are empty when it can."""
+
+    ok: bool
+    reason: str
+    mend: str
+    licence: str
+
+
+EMBEDDED = (
+    BackendSpec(
+        "features",
+        "embedded",
+        "traceworld.perception.features:EmbeddedFeatures",
+        "Apache-2.0",
+        "colour, gradient and depth statistics per cell; no weights",
+    ),
+    BackendSpec(
+        "tracker",
+        "embedded",
+        "traceworld.perception.tracking:EmbeddedTracker",
+        "Apache-2.0",
+        "Lucas-Kanade with DIS flow, forward-backward check, re-acquisition; no weights",
+    ),
+    BackendSpec(
+        "geometry",
+        "embedded",
+        "traceworld.perception.odometry:EmbeddedGeometry",
+        "Apache-2.0",
+        "sensor depth with RGB-D odometry behind a static-camera gate; no weights",
+    ),
+    BackendSpec(
+        "captions",
+        "template",
+        "traceworld.perception.captions:TemplateCaptioner",
+        "Apache-2.0",
+        "sentences filled in from the traces: direction, distance, speed; sees no pictures",
+    ),
+)
+
+_specs: dict[tuple[str, str], BackendSpec] = {(spec.role, spec.name): spec for spec in EMBEDDED}
+_third_party_loaded = False
+
+
+def register(spec: BackendSpec) -> None:
+    """Make a backend known by name. A second registration of the same role and name is refused.
+
+    Raises:
+        ConfigError: the name is taken by another target.
+    """
+    known = _specs.get((spec.role, spec.name))
+    if known is not None and known != spec:
+        raise ConfigError(
+            f"the {spec.role} backend '{spec.name}' is already {known.target}", where=spec.target, mend="rename it"
+        )
+    _specs[spec.role, spec.name] = spec
+
+
+def _load_third_party() -> None:
+    """Read the entry points once. Each must be a `BackendSpec` or a sequence of them; a broken one is logged, not fatal."""
+    global _third_party_loaded
+    if _third_party_loaded:
+        return
+    _third_party_loaded = True
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            value = entry.load()
+            for spec in [value] if isinstance(value, BackendSpec) else value:
+                register(spec)
+        except Exception as error:  # a third party's fault must not take the library down
+            log.warning("backend entry point '%s' (%s) cannot be used: %s", entry.name, entry.value, error)
+
+
+def specs(role: str | None = None) -> tuple[BackendSpec, ...]:
+    """All known backends, of one role or of all, in the order of `ROLES` and then by name."""
+    _load_third_party()
+    chosen = [spec for spec in _specs.values() if role in (None, spec.role)]
+    return tuple(sorted(chosen, key=lambda spec: (ROLES.index(spec.role), spec.name)))
+
+
+def find(role: str, name: str) -> BackendSpec:
+    """The backend of this role and name.
+
+    Raises:
+        ConfigError: no such role or backend; the message names the nearest.
+    """
+    if role not in ROLES:
+        raise ConfigError(f"unknown role '{role}'", where="backend", mend=f"one of {', '.join(ROLES)}")
+    _load_third_party()
+    if (role, name) in _specs:
+        return _specs[role, name]
+    names = [spec.name for spec in specs(role)]
+    nearest = get_close_matches(name, names, 1, 0.4)
+    hint = f"did you mean '{nearest[0]}'? " if nearest else ""
+    raise ConfigError(f"no {role} backend is called '{name}'", where=role, mend=f"{hint}known: {', '.join(names)}")
+
+
+def available(role: str, name: str) -> Availability:
+    """Whether the backend can be made here, without making it.
+
+    Raises:
+        ConfigError: no such backend.
+    """
+    spec = find(role, name)
+    module = spec.target.partition(":")[0]
+    for needed in (*spec.needs, module):
+        try:
+            found = importlib.util.find_spec(needed) is not None
+        except (ImportError, ValueError):  # a parent package is missing
+            found = False
+        if not found:
+            mend = spec.mend or f"pip install {needed.split('.')[0]}"
+            return Availability(False, f"the module '{needed}' is not installed", mend, spec.licence)
+    return Availability(True, "", "", spec.licence)
+
+
+def create(role: str, name: str, **options: Any) -> Any:
+    """Import the backend and make it with these options.
+
+    Raises:
+        ConfigError: no such backend, or it does not know an option.
+        TraceworldError: it cannot be made here; the message holds the mend.
+    """
+    spec = find(role, name)
+    state = available(role, name)
+    if not state.ok:
+        raise TraceworldError(state.reason, where=f"{role} backend '{name}'", mend=state.mend)
+    module, _, attribute = spec.target.partition(":")
+    factory = getattr(importlib.import_module(module), attribute)
+    try:
+        return factory(**options)
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        raise ConfigError(str(error), where=f"{role} backend '{name}'", mend="see its docstring for options") from error

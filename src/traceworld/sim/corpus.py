@@ -1,0 +1,261 @@
+"""Training corpora: exact traces of many episodes of many tasks, with pictures of a few frames each.
+
+Identity and depth are rendered small and for every trace frame (exact visibility costs 5 ms a frame); colour only for
+the frames that training will start from. An item of the clip store is a block of episodes of one task.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import time
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from traceworld.errors import ConfigError
+from traceworld.sim.cameras import CameraView, film_cameras, named_view
+from traceworld.sim.rendering import SceneRenderer
+from traceworld.sim.sampling import sample_points
+from traceworld.sim.tasks import TRAINED, check_task
+from traceworld.sim.truth import Film, traces_of
+from traceworld.sim.worlds import STEP_S, Rollout, Stage, World, versions
+from traceworld.traces.store import DatasetWriter
+from traceworld.traces.types import Cameras, Clip, Media
+
+log = logging.getLogger(__name__)
+
+DEPTH_UNIT_M = 0.0001
+"""Metres per step of the 16-bit depth pictures: up to 6.55 m."""
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """What a corpus is made of. Every default is what the shipped model was trained on.
+
+    Attributes:
+        cameras: fixed cameras of which each episode gets one at random.
+        camera_jitter: how far the view is off the named one (1 = ±8° around, ±10 % in distance …; 0 = exactly it).
+        image_size: (width, height) of pictures and depth, pixels.
+        pictures_per_episode: frames with a picture, always the first, the others at random.
+        num_points: points traced per episode.
+        trace_stride: simulator steps per clip frame.
+        action_noise: largest standard deviation of the noise on the expert's motion; each episode draws its own from 0
+            to this.
+        hold_steps, max_steps: how long an episode goes on after success; when it is given up.
+        block: episodes per item (a shard of the store).
+        seed: of everything random.
+    """
+
+    cameras: tuple[str, ...] = ("corner", "corner", "corner2", "corner3", "corner4")
+    camera_jitter: float = 1.0
+    image_size: tuple[int, int] = (192, 144)
+    pictures_per_episode: int = 8
+    num_points: int = 160
+    trace_stride: int = 2
+    action_noise: float = 0.3
+    hold_steps: int = 24
+    max_steps: int = 200
+    block: int = 10
+    seed: int = 0
+
+    def __post_init__(self):
+        counts = ("pictures_per_episode", "num_points", "trace_stride", "block", "max_steps")
+        bad = [name for name in counts if getattr(self, name) < 1]
+        if bad or min(self.image_size) < 16 or not self.cameras:
+            raise ConfigError("must be positive", where=f"CorpusConfig.{(bad or ['image_size or cameras'])[0]}")
+
+
+def build_corpus(
+    out: str | Path,
+    tasks: Sequence[str] = TRAINED,
+    episodes_per_task: int = 100,
+    seed: int = 0,
+    workers: int = 2,
+    **options: Any,
+) -> dict[str, Any]:
+    """Simulate episodes and store them as clips with exact traces. Resumes where a killed run stopped.
+
+    The same arguments give the same clips, whatever the number of workers and however often it was interrupted.
+
+    Args:
+        out: dataset folder (clip store, format 1).
+        tasks: Meta-World tasks.
+        episodes_per_task: episodes of each.
+        seed: of placements, noise, cameras, choice of points and pictures.
+        workers: processes; 0 works in this one.
+        options: fields of `CorpusConfig`.
+
+    Returns:
+        The content of `dataset.json`: counts and statistics.
+
+    Raises:
+        ConfigError: unknown task or option.
+        RenderingError: no renderer on this machine.
+    """
+    unknown = set(options) - {field.name for field in fields(CorpusConfig)}
+    if unknown:
+        raise ConfigError(f"has no option '{min(unknown)}'", where="CorpusConfig")
+    config = CorpusConfig(seed=seed, **options)
+    writer = DatasetWriter(out, source=f"traceworld sim, seed {seed}")
+    done = writer.done_items()
+    items = [
+        (task, first, min(first + config.block, episodes_per_task))
+        for first in range(0, episodes_per_task, config.block)  # all tasks early, so that a part is a fair sample
+        for task in map(check_task, tasks)
+    ]
+    todo = [item for item in items if item_id(*item) not in done]
+    log.info("%d of %d items to simulate", len(todo), len(items))
+    started = time.monotonic()
+    for number, item in enumerate(_run(Path(out), todo, config, workers), 1):
+        log.info("%s done, %d/%d, %.0f s", item_id(*item), number, len(todo), time.monotonic() - started)
+    return writer.finalise()
+
+
+def item_id(task: str, first: int, last: int) -> str:
+    """Name of a block of episodes `first <= episode < last`."""
+    return f"{task}/{first:05d}-{last:05d}"
+
+
+def _run(out: Path, todo: list[tuple[str, int, int]], config: CorpusConfig, workers: int):
+    if workers < 1:
+        for item in todo:
+            build_item(out, *item, config)
+            yield item
+        return
+    # spawn: a forked child would share the parent's GL driver and thread pools
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
+        running = {pool.submit(build_item, out, *item, config): item for item in todo}
+        try:
+            for future in as_completed(running):
+                future.result()
+                yield running[future]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _one_thread() -> None:
+    """One worker is one core: no threads in linear algebra, OpenCV or the software renderer."""
+    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", LP_NUM_THREADS="1")
+    cv2.setNumThreads(0)
+
+
+def build_item(out: Path, task: str, first: int, last: int, config: CorpusConfig) -> None:
+    """Simulate and store one block of episodes of one task."""
+    writer = DatasetWriter(out, source=f"traceworld sim, seed {config.seed}")
+    name = item_id(task, first, last)
+    media = writer.media_folder(name)
+    world = World(task)
+    stage = world.stage()
+    cpu = time.process_time()
+    with SceneRenderer(stage.model, *config.image_size) as renderer:
+        clips = [
+            build_clip(world, stage, renderer, episode, config, media / f"{episode:05d}", Path(out))
+            for episode in range(first, last)
+        ]
+    writer.write_item(name, clips, timings={"cpu_s_per_episode": (time.process_time() - cpu) / len(clips)})
+
+
+def episode_rng(config: CorpusConfig, task: str, episode: int) -> np.random.Generator:
+    """The generator of one episode: a function of seed, task and episode alone."""
+    return np.random.default_rng([config.seed, zlib.crc32(task.encode()), episode])
+
+
+def build_clip(
+    world: World, stage: Stage, renderer: SceneRenderer, episode: int, config: CorpusConfig, media: Path, root: Path
+) -> Clip:
+    """One episode: play it, film identity and depth, choose points, draw the pictures."""
+    rng = episode_rng(config, world.task, episode)
+    seed = int(rng.integers(1 << 31))
+    noise = float(rng.uniform(0, config.action_noise))
+    rollout = world.rollout(seed, action_noise=noise, hold_steps=config.hold_steps, max_steps=config.max_steps)
+    states = rollout.qpos[:: config.trace_stride]
+    stage.load(rollout)
+    name = config.cameras[rng.integers(len(config.cameras))]
+    view = named_view(stage, name).jittered(rng, config.camera_jitter)
+    cameras = film_cameras(stage, view, states, *config.image_size)
+    film = shoot(stage, renderer, cameras, states)
+    pictures = _picture_frames(len(states), config.pictures_per_episode, rng)
+    choice = rng.choice(pictures, min(4, len(pictures)), replace=False)
+    traces = traces_of(film, *sample_points(film, np.sort(choice), config.num_points, rng))
+    return Clip(
+        clip_id=f"{world.task}-{episode:05d}",
+        time_s=np.arange(len(states)) * (STEP_S * config.trace_stride),
+        cameras=cameras,
+        traces=traces,
+        media=_draw(stage, renderer, film, states, pictures, media, root),
+        task=rollout.instruction,
+        provenance=_provenance(rollout, name, view, noise, config),
+    )
+
+
+def shoot(stage: Stage, renderer: SceneRenderer, cameras: Cameras, states: np.ndarray) -> Film:
+    """Film identity, depth and body poses of every state (no colour). The stage must be loaded."""
+    T, width, height = len(states), cameras.width, cameras.height
+    depth_m, object_id = np.empty((T, height, width), np.float32), np.empty((T, height, width), np.int16)
+    body_pose = np.empty((T, stage.model.nbody, 4, 4))
+    for t, qpos in enumerate(states):
+        stage.put(qpos)
+        body_pose[t] = stage.body_poses()
+        surfaces = renderer.surfaces(stage.data, cameras[t])
+        depth_m[t], object_id[t] = surfaces.depth_m, surfaces.object_id
+    return Film(cameras, depth_m, object_id, body_pose, stage.object_body, stage.body_part)
+
+
+def _picture_frames(num_frames: int, num_pictures: int, rng: np.random.Generator) -> np.ndarray:
+    """Frame 0 and others, of which none is so late that there is no future to speak of."""
+    later = np.arange(1, max(num_frames - 8, 1))
+    return np.append(0, np.sort(rng.choice(later, min(num_pictures - 1, len(later)), replace=False)))
+
+
+def _draw(
+    stage: Stage,
+    renderer: SceneRenderer,
+    film: Film,
+    states: np.ndarray,
+    frames: np.ndarray,
+    folder: Path,
+    root: Path,
+) -> Media:
+    folder.mkdir(parents=True, exist_ok=True)
+    for frame in frames:
+        stage.put(states[frame])
+        color = renderer.color(stage.data, film.cameras[frame])
+        cv2.imwrite(str(folder / f"{frame:04d}.jpg"), color[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+        cv2.imwrite(str(folder / f"{frame:04d}.png"), depth_picture(film.depth_m[frame], DEPTH_UNIT_M))
+    return Media(
+        kind="frames",
+        path=folder.relative_to(root).as_posix(),
+        frame_index=tuple(int(frame) for frame in frames),
+        files=tuple(f"{frame:04d}.jpg" for frame in frames),
+        depth_files=tuple(f"{frame:04d}.png" for frame in frames),
+        depth_unit_m=DEPTH_UNIT_M,
+    )
+
+
+def depth_picture(depth_m: np.ndarray, unit_m: float) -> np.ndarray:
+    """[H,W] metres to 16-bit; 0 where nothing is known or it is too far for 16 bits."""
+    steps = np.rint(np.nan_to_num(depth_m.astype(np.float64), nan=0.0) / unit_m)
+    return np.where(steps <= 65535, steps, 0).astype(np.uint16)
+
+
+def _provenance(rollout: Rollout, name: str, view: CameraView, noise: float, config: CorpusConfig) -> dict[str, Any]:
+    return {
+        "source": "meta-world",
+        "task": rollout.task,
+        "seed": rollout.seed,
+        "camera": {"name": name, **asdict(view)},
+        "success": rollout.success_step is not None,
+        "action_noise": noise,
+        "visibility": "depth test in every frame",
+        "config": asdict(config),
+        "versions": versions(),
+    }

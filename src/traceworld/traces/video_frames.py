@@ -1,0 +1,140 @@
+"""Single frames out of a video file: seek to the key frame before, decode up to the one that is wanted (PyAV)."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from traceworld.errors import MediaError
+
+_READ_ON = 48  # frames that are rather decoded through than jumped over, when reading forward
+
+
+class VideoFrames:
+    """A video file as an array of frames, numbered in the order of presentation.
+
+    Attributes:
+        times_s: [M] presentation time of every frame in seconds (the stream's own clock: need not start at 0).
+
+    Raises:
+        MediaError: the file is missing, damaged or no video.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._stamps, self._seconds_per_tick = self._list_frames()
+        self._container: Any = None
+        self._decoder: Iterator[Any] = iter(())
+        self._last = -1  # number of the frame that the decoder gave last
+
+    @property
+    def times_s(self) -> Float[np.ndarray, " M"]:
+        return self._stamps * self._seconds_per_tick
+
+    def __len__(self) -> int:
+        return len(self._stamps)
+
+    def read(self, number: int) -> UInt8[np.ndarray, "H W 3"]:
+        """RGB of frame `number`, upright.
+
+        Raises:
+            MediaError: no such frame, or it cannot be decoded.
+        """
+        if not 0 <= number < len(self):
+            raise self._error(f"has {len(self)} frames, not frame {number}")
+        wanted = int(self._stamps[number])
+        try:
+            frame = self._next_at(wanted) if 0 <= number - self._last - 1 < _READ_ON and self._container else None
+            if frame is None:
+                self._seek(wanted)
+                frame = self._next_at(wanted)
+            if frame is None:  # a seek that landed too late (broken index): from the start
+                self._seek(None)
+                frame = self._next_at(wanted)
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            self.close()
+            raise self._error(f"frame {number} cannot be decoded: {error}") from error
+        if frame is None:
+            self.close()
+            raise self._error(f"frame {number} is not there")
+        self._last = number
+        quarter_turns = round(float(getattr(frame, "rotation", 0) or 0) / 90) % 4
+        return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns))
+
+    def close(self) -> None:
+        """Close the file; reading again opens it again."""
+        if self._container is not None:
+            self._container.close()
+        self._container, self._last = None, -1
+
+    def _open(self) -> Any:
+        try:
+            # Only local files: a crafted playlist must not make the reader fetch anything.
+            container = av.open(str(self.path), options={"protocol_whitelist": "file"})
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise self._error(f"cannot be opened as a video: {error}") from error
+        if not container.streams.video:
+            container.close()
+            raise self._error("holds no video")
+        container.streams.video[0].codec_context.thread_count = 1
+        return container
+
+    def _list_frames(self) -> tuple[np.ndarray, float]:
+        container = self._open()
+        try:
+            stream = container.streams.video[0]
+            tick = float(stream.time_base or 0) or 1.0
+            # Packets alone (no decoding) say when each frame is shown, unless the container keeps no such stamps.
+            stamps = [p.pts for p in container.demux(stream) if p.size and not p.is_discard]
+            if not stamps or any(stamp is None for stamp in stamps) or len(set(stamps)) < len(stamps):
+                container.seek(0, stream=stream)
+                stamps = [frame.pts for frame in container.decode(stream) if frame.pts is not None]
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise self._error(f"cannot be read: {error}") from error
+        finally:
+            container.close()
+        if not stamps:
+            raise self._error("holds no frames")
+        return np.unique(np.asarray(stamps, np.int64)), tick
+
+    def _seek(self, stamp: int | None) -> None:
+        if stamp is None or self._container is None:
+            self.close()
+            self._container = self._open()
+        stream = self._container.streams.video[0]
+        if stamp is not None:
+            self._container.seek(stamp, stream=stream, backward=True)
+        self._decoder = self._container.decode(stream)
+
+    def _next_at(self, stamp: int) -> Any:
+        """The frame with this time stamp, or None if the decoder is past it or at the end."""
+        for frame in self._decoder:
+            if frame.pts is None or frame.pts < stamp:
+                continue
+            return frame if frame.pts == stamp else None
+        return None
+
+    def _error(self, message: str) -> MediaError:
+        return MediaError(message, where=str(self.path), mend="restore the file that the clip was extracted from")
+
+
+def video_frames(path: Path) -> VideoFrames:
+    """The file at `path`, kept open for the next call (a few files per process)."""
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise MediaError(f"cannot be read: {error.strerror}", where=str(path), mend="restore the file") from error
+    return _kept_open(path, state.st_size, state.st_mtime_ns, os.getpid())
+
+
+@functools.lru_cache(maxsize=4)
+def _kept_open(path: Path, _size: int, _changed: int, _process: int) -> VideoFrames:
+    # The process is part of the key: a decoder must not be shared by forked readers.
+    return VideoFrames(path)

@@ -1,0 +1,234 @@
+"""Writing a dataset folder: one shard per input item, by any number of processes on any number of machines.
+
+Nothing is shared but the folder: the names of an item's files follow from its id alone, every file appears whole or not
+at all, and an item counts as done when its status file is there. So a killed run continues where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from traceworld.errors import DatasetError, InvalidInputError
+from traceworld.traces.atomic import TEMP_SUFFIX, read_json, write_atomically, write_json
+from traceworld.traces.schema import FORMAT_VERSION, check_version, write_shard
+from traceworld.traces.types import Clip
+
+DATASET_FILE, MANIFEST_FILE = "dataset.json", "manifest.parquet"
+CLIPS, STATUS, MEDIA, CACHE = "clips", "status", "media", "cache"
+
+Status = Literal["ok", "skipped", "failed"]
+STATUSES: tuple[Status, ...] = ("ok", "skipped", "failed")
+
+MANIFEST_SCHEMA = pa.schema(
+    [
+        ("item_id", pa.string()),
+        ("status", pa.string()),
+        ("stage", pa.string()),
+        ("error", pa.string()),
+        ("clips", pa.list_(pa.string())),
+        ("shard", pa.string()),
+        ("shard_bytes", pa.int64()),
+        ("source", pa.string()),
+        ("timings", pa.string()),
+    ]
+)
+
+
+def item_name(item_id: str) -> str:
+    """File name stem of an item, a function of its id alone: readable part plus a hash that keeps ids apart.
+
+    Raises:
+        InvalidInputError: the id is empty.
+    """
+    if not item_id:
+        raise InvalidInputError("is empty", where="item_id", mend="give every input item its own id, e.g. its path")
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", item_id).strip("-.")[-60:].lstrip("-.") or "item"
+    return f"{readable}-{hashlib.blake2b(item_id.encode(), digest_size=6).hexdigest()}"
+
+
+class DatasetWriter:
+    """Writes a dataset folder of format version 1. Any number of writers may work on one folder at the same time.
+
+    Args:
+        path: the folder; made if it is not there. An existing dataset is continued.
+        source: what makes the clips (a program and its config, in words); kept in the manifest.
+
+    Raises:
+        DatasetError: the folder cannot be written, or holds something else.
+        FormatVersionError: the folder was written by a newer traceworld.
+    """
+
+    def __init__(self, path: str | Path, source: str = ""):
+        self.path, self.source = Path(path), source
+        described = self.path / DATASET_FILE
+        if described.exists():
+            check_version(read_json(described).get("format_version"), str(described))
+        elif self.path.is_dir() and any(not entry.name.startswith(".") for entry in self.path.iterdir()):
+            self._accept_only_own_folders(described)
+        if not described.exists():
+            write_json(described, {"format_version": FORMAT_VERSION})
+        for folder in (CLIPS, STATUS):
+            (self.path / folder).mkdir(parents=True, exist_ok=True)
+
+    def _accept_only_own_folders(self, described: Path) -> None:
+        # Another writer may be starting in the same folder at this moment: its folders are no foreign content.
+        foreign = {e.name for e in self.path.iterdir() if not e.name.startswith(".")} - {
+            DATASET_FILE,
+            MANIFEST_FILE,
+            CLIPS,
+            STATUS,
+            MEDIA,
+            CACHE,
+        }
+        if foreign and not described.exists():
+            raise DatasetError(
+                f"is not empty and no dataset (holds {sorted(foreign)[0]})",
+                where=str(self.path),
+                mend="choose a new folder",
+            )
+
+    def media_folder(self, item_id: str) -> Path:
+        """The folder for pictures of an item (`media/<name>`), so that no two items write the same files."""
+        folder = self.path / MEDIA / item_name(item_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def write_item(
+        self,
+        item_id: str,
+        clips: Sequence[Clip],
+        *,
+        status: Status = "ok",
+        stage: str = "",
+        error: str = "",
+        timings: Mapping[str, float] | None = None,
+    ) -> None:
+        """Write what came of one input item. Writing an item again replaces it.
+
+        Args:
+            item_id: unique name of the input (its path, or task and episode).
+            clips: its clips, in order; none unless `status` is `ok`.
+            status: `ok`, `skipped` (nothing to extract, and why in `error`) or `failed`.
+            stage: the stage that failed or skipped.
+            error: what went wrong and the mend.
+            timings: seconds per stage.
+
+        Raises:
+            InvalidInputError: status and clips contradict each other, or two clips share an id.
+            DatasetError: the files cannot be written.
+        """
+        clips = list(clips)
+        _check_item(item_id, clips, status)
+        name = item_name(item_id)
+        shard = self.path / CLIPS / f"{name}.parquet"
+        if clips:
+            write_atomically(shard, lambda temporary: write_shard(temporary, clips))
+        else:
+            shard.unlink(missing_ok=True)  # before the status: a kill in between leaves an item that is not done
+        write_json(
+            self.path / STATUS / f"{name}.json",
+            {
+                "item_id": item_id,
+                "status": status,
+                "stage": stage,
+                "error": error,
+                "clips": [clip.clip_id for clip in clips],
+                "shard": shard.name if clips else "",
+                "shard_bytes": shard.stat().st_size if clips else 0,
+                "source": self.source,
+                "timings": {key: float(value) for key, value in (timings or {}).items()},
+            },
+        )
+
+    def done_items(self, *, retry_failed: bool = False) -> set[str]:
+        """Ids of the items that need no more work: those with a status file, and with their shard if they have clips.
+
+        Args:
+            retry_failed: leave failed items out, so that a resumed run tries them again.
+        """
+        shards = {entry.name: entry.stat().st_size for entry in (self.path / CLIPS).glob("*.parquet")}
+        return {
+            item["item_id"]
+            for item in read_statuses(self.path)
+            if not (retry_failed and item["status"] == "failed")
+            and (not item["shard"] or shards.get(item["shard"]) == item["shard_bytes"])
+        }
+
+    def finalise(self, *, statistics: bool = True) -> dict[str, Any]:
+        """Write `manifest.parquet` and `dataset.json` (counts and statistics). Call it once, when all writers are done.
+
+        Equal contents give an equal `dataset.json`, whoever wrote them in whatever order. Calling it again, also after
+        more items were written, is safe.
+
+        Args:
+            statistics: False leaves out the corpus statistics (s_Δ, depth range), which read every clip.
+
+        Returns:
+            The content of `dataset.json`.
+        """
+        from traceworld.traces.statistics import count_contents, default_statistics
+        from traceworld.traces.store import open_dataset
+
+        for folder in (CLIPS, STATUS):  # what killed writers left behind
+            for left_over in (self.path / folder).glob(f".*{TEMP_SUFFIX}"):
+                left_over.unlink(missing_ok=True)
+        items = sorted(read_statuses(self.path), key=lambda item: item["item_id"])
+        write_atomically(self.path / MANIFEST_FILE, lambda temporary: write_manifest(temporary, items))
+        dataset = open_dataset(self.path)
+        described = {
+            "format_version": FORMAT_VERSION,
+            "sources": sorted({item["source"] for item in items if item["source"]}),
+            "counts": count_contents(dataset, [item["status"] for item in items]),
+            "statistics": default_statistics(dataset) if statistics else {},
+        }
+        write_json(self.path / DATASET_FILE, described)
+        return described
+
+
+def _check_item(item_id: str, clips: Sequence[Clip], status: str) -> None:
+    where = f"item {item_id}"
+    if status not in STATUSES:
+        raise InvalidInputError(f"status '{status}' is unknown", where=where, mend=f"use one of {', '.join(STATUSES)}")
+    if (status == "ok") != bool(clips):
+        raise InvalidInputError(
+            f"status '{status}' with {len(clips)} clips",
+            where=where,
+            mend="`ok` needs at least one clip; `skipped` and `failed` have none and say why in `error`",
+        )
+    ids = [clip.clip_id for clip in clips]
+    if len(set(ids)) < len(ids):
+        raise InvalidInputError("two clips share an id", where=where, mend="number the clips of an item")
+
+
+def read_statuses(path: Path) -> Iterable[dict[str, Any]]:
+    """The status files of a dataset folder, in the order of their names."""
+    return [read_json(file) for file in sorted((path / STATUS).glob("*.json"))]
+
+
+def write_manifest(path: Path, items: Sequence[Mapping[str, Any]]) -> None:
+    """Write status records as `manifest.parquet`, one row per input item."""
+    rows = [{**item, "timings": json.dumps(item["timings"], sort_keys=True)} for item in items]
+    pq.write_table(pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA), path, compression="zstd")
+
+
+def read_manifest(path: Path) -> list[dict[str, Any]]:
+    """The rows of `manifest.parquet`, `timings` parsed.
+
+    Raises:
+        DatasetError: the file is damaged.
+    """
+    try:
+        rows = pq.read_table(path, use_threads=False).to_pylist()
+        return [{**row, "timings": json.loads(row["timings"])} for row in rows]
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise DatasetError(
+            f"is damaged: {error}", where=str(path), mend="delete it and run DatasetWriter(folder).finalise()"
+        ) from error

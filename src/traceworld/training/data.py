@@ -1,0 +1,193 @@
+"""From windows to batches: which window comes when, its augmentation, padding, and the reader processes.
+
+Draw number p of a run is a pure function of (seed, p): the order does not depend on the number of workers, and a run
+continued at step s reads exactly what it would have read.
+"""
+
+from __future__ import annotations
+
+import functools
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from traceworld.errors import DatasetError
+from traceworld.training.augment import colour_jitter, depth_noise
+
+Sample = Mapping[str, Any]
+Batch = dict[str, Any]
+
+PER_KEYPOINT = {
+    "anchor_uvz": 0.0,
+    "anchor_z_known": False,
+    "history": 0.0,
+    "history_valid": False,
+    "present": False,
+    "part_id": -1,
+    "moving": False,
+    "future": 0.0,
+    "future_valid": False,
+    "controls": 0.0,
+    "controls_usable": False,
+}
+"""Keys whose first axis is the keypoints, with the value that fills the padding."""
+
+_BLOCK = 240  # draws per block in which every source has its exact share
+_ORDER, _MIX, _AUGMENT = 11, 12, 13  # keep the random streams of one seed apart
+
+
+@runtime_checkable
+class WindowSource(Protocol):
+    """What is trained on: a fixed number of windows; `sample` is a pure function of its arguments."""
+
+    def __len__(self) -> int: ...
+
+    def sample(self, index: int, *, seed: int, epoch: int) -> Sample: ...
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One draw of a run: which source, which of its windows, and how often that source was gone through before."""
+
+    source: int
+    index: int
+    epoch: int
+
+
+class DrawOrder:
+    """Maps the number of a draw to the window it reads.
+
+    Each source is gone through completely, in a new random order per epoch; sources are mixed by weight, exactly so
+    in every block of 240 draws.
+    """
+
+    def __init__(self, lengths: Sequence[int], weights: Sequence[float], seed: int):
+        self.lengths, self.seed = tuple(lengths), seed
+        for source, (length, weight) in enumerate(zip(lengths, weights, strict=True)):
+            if weight > 0 and length == 0:
+                raise DatasetError(
+                    "holds no window to train on",
+                    where=f"source {source}",
+                    mend="clips need moving points with at least 10 valid future steps and a picture at the anchor",
+                )
+        share = np.asarray(weights, float) / np.sum(weights) * _BLOCK
+        counts = np.floor(share).astype(int)
+        counts[np.argsort(counts - share, kind="stable")[: _BLOCK - counts.sum()]] += 1
+        self._counts = counts
+        self._plan = np.repeat(np.arange(len(counts)), counts)
+        self._block = functools.lru_cache(4)(self._make_block)
+        self._permutation = functools.lru_cache(2 * len(counts))(self._make_permutation)
+
+    def __call__(self, number: int) -> Draw:
+        block, place = divmod(number, _BLOCK)
+        sources, ranks = self._block(block)
+        source = int(sources[place])
+        epoch, rank = divmod(block * int(self._counts[source]) + int(ranks[place]), self.lengths[source])
+        return Draw(source, int(self._permutation(source, epoch)[rank]), epoch)
+
+    def _make_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        sources = np.random.default_rng([self.seed, _MIX, block]).permutation(self._plan)
+        ranks = np.empty(_BLOCK, int)
+        for source in range(len(self._counts)):
+            here = sources == source
+            ranks[here] = np.arange(here.sum())
+        return sources, ranks
+
+    def _make_permutation(self, source: int, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, _ORDER, source, epoch]).permutation(self.lengths[source])
+
+    def __getstate__(self) -> dict:  # the caches do not travel to reader processes
+        return {"lengths": self.lengths, "seed": self.seed, "_counts": self._counts, "_plan": self._plan}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._block = functools.lru_cache(4)(self._make_block)
+        self._permutation = functools.lru_cache(2 * len(self._counts))(self._make_permutation)
+
+
+class TrainingWindows(Dataset):
+    """Draw number → augmented sample."""
+
+    def __init__(
+        self, sources: Sequence[WindowSource], order: DrawOrder, seed: int, jitter: float, depth_noise_m: float
+    ):
+        self.sources, self.order, self.seed = list(sources), order, seed
+        self.jitter, self.depth_noise_m = jitter, depth_noise_m
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        draw = self.order(number)
+        sample = dict(self.sources[draw.source].sample(draw.index, seed=self.seed, epoch=draw.epoch))
+        rng = np.random.default_rng([self.seed, _AUGMENT, number])
+        sample["image"] = colour_jitter(sample["image"], self.jitter, rng)
+        if sample["depth_present"]:
+            sample["depth_m"] = depth_noise(sample["depth_m"], self.depth_noise_m, rng)
+        sample.setdefault("sample_id", f"source {draw.source} window {draw.index} epoch {draw.epoch}")
+        return sample
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples to a batch of tensors; keypoints are padded to the largest number in it, `present` says which are."""
+    most = max(len(sample["anchor_uvz"]) for sample in samples)
+    batch: Batch = {}
+    for key in samples[0]:
+        values = [sample[key] for sample in samples]
+        if key in PER_KEYPOINT:
+            batch[key] = torch.from_numpy(_pad(values, most, PER_KEYPOINT[key]))
+        elif isinstance(values[0], str):
+            batch[key] = values
+        else:
+            batch[key] = torch.from_numpy(np.stack([np.asarray(value) for value in values]))
+    return batch
+
+
+def _pad(values: Sequence[np.ndarray], most: int, fill: Any) -> np.ndarray:
+    first = np.asarray(values[0])
+    out = np.full((len(values), most, *first.shape[1:]), fill, first.dtype)
+    for row, value in zip(out, values, strict=True):
+        row[: len(value)] = value
+    return out
+
+
+def training_batches(windows: TrainingWindows, *, start: int, count: int, batch: int, workers: int) -> Iterator[Batch]:
+    """Batches number `start` … `start + count - 1` of the run, read ahead by `workers` processes (0: in this one)."""
+    numbers = [range(b * batch, (b + 1) * batch) for b in range(start, start + count)]
+    loader: DataLoader = DataLoader(
+        windows,
+        batch_sampler=numbers,  # type: ignore[arg-type]
+        collate_fn=collate,
+        num_workers=workers,
+        worker_init_fn=_quiet_reader,
+        prefetch_factor=3 if workers else None,
+        multiprocessing_context="fork" if workers else None,
+    )
+    return iter(loader)
+
+
+def validation_batches(sources: Sequence[WindowSource], *, windows: int, batch: int, seed: int) -> list[Batch]:
+    """The same windows with the same keypoints at every call: evenly spread over the sources, without augmentation."""
+    total = sum(len(source) for source in sources)
+    chosen = np.unique(np.linspace(0, total - 1, min(windows, total)).round().astype(int)) if total else []
+    firsts = np.cumsum([0, *(len(source) for source in sources)])
+    samples = []
+    for number in chosen:
+        source = int(np.searchsorted(firsts, number, side="right") - 1)
+        samples.append(sources[source].sample(int(number - firsts[source]), seed=seed, epoch=0))
+    return [collate(samples[i : i + batch]) for i in range(0, len(samples), batch)]
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on `device`."""
+    return {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+
+
+def _quiet_reader(worker: int) -> None:
+    # Ctrl-C reaches the whole process group: the trainer finishes its step and ends its readers itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    cv2.setNumThreads(0)
