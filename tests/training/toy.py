@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from traceworld.models.normalisation import Normalisation
 from traceworld.training.registry import ModelKind, register_model
 from traceworld.training.sources import TrainingData
 
@@ -77,25 +78,27 @@ class ToyModel(nn.Module):
 def _save(folder, model, normalisation, extra):
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"normalisation": dict(normalisation), **extra}, sort_keys=True))
+    (folder / "config.json").write_text(json.dumps({"normalisation": normalisation.to_dict(), **extra}, sort_keys=True))
 
 
 def _load(folder, model):
     model.load_state_dict(load_file(folder / "model.safetensors"))
+    return Normalisation.from_dict(json.loads((folder / "config.json").read_text())["normalisation"])
 
 
 def toy_kind() -> ModelKind:
     return ModelKind(
         build=lambda config: ToyModel(),
         save=_save,
-        load_weights=_load,
-        image_size=lambda config: 8,
+        load=_load,
+        set_normalisation=lambda model, scales: None,
+        image_size=lambda model: (8, 8),
         is_backbone=lambda name: name.startswith("backbone"),
     )
 
 
 def toy_data(**train) -> TrainingData:
-    return TrainingData([ToyWindows(37, **train)], [1.0], [ToyWindows(9, offset=1000)], {"s_delta": [1.0, 1.0, 1.0]})
+    return TrainingData([ToyWindows(37, **train)], [1.0], [ToyWindows(9, offset=1000)], Normalisation())
 
 
 register_model("toy", toy_kind)

@@ -1,9 +1,10 @@
 """How well predictors foresee traces: the same slots and keypoints for every model, ratios against "nothing moves".
 
 A slot is a frame of a clip that has a picture, with up to 64 of its moving points. The observation holds the picture, the
-instruction, the points (z included, as in the released protocol: `reference/mu0_official.md` §4), and where asked for
-depth and history. Truth is the window's future. Which slots and points are taken follows from the seed and the clip ids
-alone; predictor noise from (seed, slot). Averages are over keypoints; intervals resample whole clips.
+instruction, the points, and where asked for depth (the map, and the points' z) and history. Without depth a predictor takes
+the points' z as 0 and the true one is added before scoring, as the released evaluation does. Which slots and points are taken
+follows from the seed and the clip ids alone, predictor noise from (seed, slot). Averages are over keypoints; intervals
+resample whole clips.
 """
 
 from __future__ import annotations
@@ -26,15 +27,14 @@ from traceworld.evaluation.metrics import forecast_metrics_per_keypoint
 from traceworld.geometry.cameras import unproject, uv_to_px
 from traceworld.models import load_predictor
 from traceworld.models.predictor import TracePredictor
-from traceworld.traces.media import frames_with_pictures, read_depth, read_frame
+from traceworld.traces.media import frames_with_pictures
 from traceworld.traces.store import Dataset, open_dataset
 from traceworld.traces.types import Clip, Clock, Observation
-from traceworld.traces.windows import WindowConfig, cut_window
+from traceworld.traces.windows import WindowConfig, cut_window, observation_at
 
 log = logging.getLogger(__name__)
 
 REFERENCE = "nothing-moves"
-MIN_VALID_STEPS = 1
 _BOOTSTRAP = 2000
 
 
@@ -45,7 +45,7 @@ class Slot:
     Attributes:
         clip_id, frame: where it comes from. task: name for grouping. held_out: a task the models were not trained on.
         observation: with depth and history, as far as known; settings without them drop them.
-        true_uvz: [N,H,3] absolute. valid: [N,H].
+        anchor_z_m: [N] true z of the points now. true_uvz: [N,H,3] absolute. valid: [N,H].
         K: [3,3] pixels of the observation's image.
     """
 
@@ -54,6 +54,7 @@ class Slot:
     task: str
     held_out: bool
     observation: Observation
+    anchor_z_m: Float[np.ndarray, " N"]
     true_uvz: Float[np.ndarray, "N H 3"]
     valid: Bool[np.ndarray, "N H"]
     K: Float[np.ndarray, "3 3"]
@@ -86,7 +87,7 @@ def evaluate_forecast(
         num_samples: S; top-1 is the first sample, top-S the best per keypoint and metric.
         seed: of slots, keypoints and predictor noise.
         history: settings to score: with and without the points' past.
-        depth: give the depth map where the clip has one.
+        depth: give the depth map (where the clip has one) and the z of the points.
         keypoints: "moving" (points that pass the movement filter) or "all".
         max_keypoints, slots_per_clip, max_windows: size of the benchmark.
         horizons: scored after so many steps.
@@ -106,7 +107,9 @@ def evaluate_forecast(
     if keypoints not in ("moving", "all"):
         raise ConfigError(f"'{keypoints}' is unknown", where="keypoints", mend="moving or all")
     window = WindowConfig(horizon=max(horizons), clock=clock, **({} if step is None else {"step": step}))
-    wanted = SlotChoice(window, seed, keypoints == "moving", max_keypoints, slots_per_clip, max_windows, tuple(held_out))
+    wanted = SlotChoice(
+        window, seed, keypoints == "moving", max_keypoints, slots_per_clip, max_windows, tuple(held_out)
+    )
     slots = list(choose_slots(data, wanted))
     if not slots:
         raise DatasetError("yields no window to score", where=str(data), mend="clips need pictures and moving points")
@@ -117,7 +120,7 @@ def evaluate_forecast(
     report: dict[str, Any] = {
         "protocol": {
             "clock": clock,
-            "step": window.step,
+            "step": window.step_size,
             "num_samples": num_samples,
             "seed": seed,
             "depth": depth,
@@ -181,7 +184,7 @@ def choose_slots(data: Any, choice: SlotChoice) -> Iterator[Slot]:
 
 
 def clip_slots(clip: Clip, choice: SlotChoice) -> Iterator[Slot]:
-    """Up to `slots_per_clip` slots of one clip: a random frame of each equal share of its pictures."""
+    """Up to `slots_per_clip` slots of one clip, at frames drawn from those with a picture."""
     made = 0
     frames = np.asarray(frames_with_pictures(clip), int)
     rng = _rng(choice.seed, clip.clip_id, 1)
@@ -196,7 +199,28 @@ def clip_slots(clip: Clip, choice: SlotChoice) -> Iterator[Slot]:
 
 def make_slot(clip: Clip, frame: int, choice: SlotChoice) -> Slot | None:
     """The slot of one frame; None if no point that is asked for has a future there."""
-    raise NotImplementedError
+    window = cut_window(clip, frame, choice.window)
+    wanted = window.usable() & (window.moving if choice.moving_only else True)
+    points = np.flatnonzero(wanted)
+    if len(points) == 0:
+        return None
+    if len(points) > choice.max_keypoints:
+        rng = _rng(choice.seed, clip.clip_id, 4, frame)
+        points = np.sort(rng.choice(points, choice.max_keypoints, replace=False))
+    observation, true_uvz, valid, _ = observation_at(clip, frame, choice.window, points)
+    assert observation.K is not None
+    task = task_name(clip)
+    return Slot(
+        clip_id=clip.clip_id,
+        frame=frame,
+        task=task,
+        held_out=task in choice.held_out,
+        observation=observation,
+        anchor_z_m=window.anchor_uvz[points, 2],
+        true_uvz=true_uvz,
+        valid=valid,
+        K=observation.K,
+    )
 
 
 def task_name(clip: Clip) -> str:
@@ -240,6 +264,8 @@ def _score(
         start = time.perf_counter()
         uvz = predictor.predict(observation, num_samples=num_samples, seed=noise).uvz
         latency.append(time.perf_counter() - start)
+        if observation.keypoints_z_m is None:
+            uvz = uvz + np.stack([0 * slot.anchor_z_m] * 2 + [slot.anchor_z_m], -1)[:, None]
         rows.append(_errors(uvz, slot, horizons))
         if told:
             told(number + 1)
@@ -254,11 +280,13 @@ def _score(
 
 
 def _as_asked(observation: Observation, history: bool, depth: bool) -> Observation:
-    return replace(
-        observation,
-        history_uvz=observation.history_uvz if history else None,
-        depth_m=observation.depth_m if depth else None,
-    )
+    past = observation.history_uvz if history else None
+    if depth and observation.keypoints_z_m is not None:
+        return replace(observation, history_uvz=past)
+    if past is not None:  # relative to the z that the predictor takes the points to have
+        past = past.copy()
+        past[..., 2] = np.nan
+    return replace(observation, history_uvz=past, depth_m=None, keypoints_z_m=None)
 
 
 def _errors(pred_uvz: np.ndarray, slot: Slot, horizons: Sequence[int]) -> dict[str, np.ndarray]:
@@ -269,9 +297,7 @@ def _errors(pred_uvz: np.ndarray, slot: Slot, horizons: Sequence[int]) -> dict[s
     flat = forecast_metrics_per_keypoint(pred, true, slot.valid, tuple(horizons), dims="uv")
     found |= {key.replace("@", "_uv@"): values for key, values in flat.items()}
     height, width = slot.observation.image.shape[:2]
-    metres = [
-        unproject(uv_to_px(uvz[..., :2], width, height), uvz[..., 2], slot.K, np.eye(4)) for uvz in (pred, true)
-    ]
+    metres = [unproject(uv_to_px(uvz[..., :2], width, height), uvz[..., 2], slot.K, np.eye(4)) for uvz in (pred, true)]
     solid = forecast_metrics_per_keypoint(*metres, slot.valid, tuple(horizons))
     for key, values in solid.items():
         if "_ade@" in key or "_fde@" in key:

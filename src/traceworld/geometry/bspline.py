@@ -86,8 +86,8 @@ def _fit_operators(row_weights: np.ndarray, B: np.ndarray, ridge: float) -> np.n
 def fit_controls(
     future: Float[np.ndarray, "N H 3"],
     valid: Bool[np.ndarray, "N H"],
-    ridge: float = 0.2,
-    clip: float | None = 1.5,
+    ridge: float | int = 0.2,
+    clip: float | int | None = 1.5,
     knots: str = "uniform",
     num_controls: int = 10,
     degree: int = 3,

@@ -126,7 +126,9 @@ def uvz_to_world(
     return unproject(uv_to_px(uvz[..., :2], width, height), uvz[..., 2], K, cam_from_world)
 
 
-def scale_K(K: Float[np.ndarray, "*batch 3 3"], scale_x: float, scale_y: float) -> Float[np.ndarray, "*batch 3 3"]:
+def scale_K(
+    K: Float[np.ndarray, "*batch 3 3"], scale_x: float | int | np.number, scale_y: float | int | np.number
+) -> Float[np.ndarray, "*batch 3 3"]:
     """Intrinsics of an image magnified by (scale_x, scale_y) about its outer corner (pixel centres stay at integers)."""
     scaled = K.copy()
     scaled[..., 0, :2] *= scale_x
@@ -145,7 +147,9 @@ def resize_K(
     return scale_K(K, size_to[0] / size_from[0], size_to[1] / size_from[1])
 
 
-def crop_K(K: Float[np.ndarray, "*batch 3 3"], x0: float, y0: float) -> Float[np.ndarray, "*batch 3 3"]:
+def crop_K(
+    K: Float[np.ndarray, "*batch 3 3"], x0: float | int | np.number, y0: float | int | np.number
+) -> Float[np.ndarray, "*batch 3 3"]:
     """Intrinsics after cropping so that old pixel (x0, y0) becomes pixel (0, 0); negative values pad."""
     cropped = K.copy()
     cropped[..., 0, 2] -= x0

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 
 
 def trace_diameter(
-    xyz_px_z: Float[np.ndarray, "T N 3"], visible: Bool[np.ndarray, "T N"], lambda_z: float = 0.1
+    xyz_px_z: Float[np.ndarray, "T N 3"], visible: Bool[np.ndarray, "T N"], lambda_z: float | int = 0.1
 ) -> Float[np.ndarray, " N"]:
     """Largest distance between any two visible positions of each point (mu0-paper A.2).
 

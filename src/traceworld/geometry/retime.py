@@ -16,8 +16,12 @@ from traceworld.geometry.cameras import transform
 
 NOISE_FLOOR = 1e-4
 """Image widths (0.06 px at 640): traces quieter than this are taken as exact and not smoothed."""
-DEAD_ZONE_SIGMAS = 4.0
+DEAD_ZONE_SIGMAS = 5.0
 """Radius of the dead zone in standard deviations of the (smoothed) position noise."""
+WANDER_RADII = 3.0
+"""The dead zone also covers this many times the rms wander of the quieter points, which slow wobble widens unseen..."""
+WANDER_LIMIT = 0.005
+"""... but no more than this (image widths, 3.2 px at 640), for in some clips every point truly moves."""
 SUPPORTERS = 3
 """A step must be travelled by this many points (fewer only if fewer than five are seen)."""
 FASTEST_SHARE = 0.1
@@ -75,7 +79,8 @@ def _noise(xyz: np.ndarray, valid: np.ndarray, widths_per_m: np.ndarray) -> np.n
     """[N] standard deviation of each point's position noise in image widths, from third differences over time.
 
     Third differences cancel smooth motion; their median ignores the frames where motion is not smooth. A point's own
-    estimate is capped at twice the median over points, lest a point that moves fast at a low frame rate count as noisy.
+    estimate is kept within 1 to 2 times the median over points: few frames make it uncertain, and a point that moves fast
+    at a low frame rate must not count as noisy.
     """
     T, N = valid.shape
     sigma = np.full(N, np.nan)
@@ -88,7 +93,15 @@ def _noise(xyz: np.ndarray, valid: np.ndarray, widths_per_m: np.ndarray) -> np.n
             # 20: variance of a third difference of unit noise; 0.4549: median of a squared unit normal.
             sigma[measured] = np.sqrt(np.nanmedian(squared[:, measured], axis=0) / (20 * 0.4549))
     typical = np.nanmedian(sigma) if np.isfinite(sigma).any() else 0.0
-    return np.minimum(np.where(np.isfinite(sigma), sigma, typical), 2 * typical)
+    return np.clip(np.where(np.isfinite(sigma), sigma, typical), typical, 2 * typical)
+
+
+def _wander(xyz: np.ndarray, valid: np.ndarray, widths_per_m: np.ndarray) -> float:
+    """rms distance, in image widths, of a quiet point (the lower quartile of points) from its mean position."""
+    count = np.maximum(valid.sum(0), 1)
+    mean = np.where(valid[..., None], xyz, 0.0).sum(0) / count[:, None]
+    squared = np.where(valid, ((xyz - mean) ** 2).sum(-1) * widths_per_m**2, 0.0)
+    return float(np.sqrt(np.quantile(squared.sum(0) / count, 0.25)))
 
 
 def _dragged_lengths(xyz: np.ndarray, valid: np.ndarray, widths_per_m: np.ndarray, radius: np.ndarray) -> np.ndarray:
@@ -160,7 +173,7 @@ def arc_length_clock(
     Raises:
         InvalidInputError: width < 1 or a focal length that is not positive.
     """
-    T, N, _ = xyz_world.shape
+    T = len(xyz_world)
     fx = float(K[0, 0])
     if width < 1 or not fx > 0:
         raise InvalidInputError(
@@ -169,21 +182,23 @@ def arc_length_clock(
             mend="give K in px",
         )
     clock = np.zeros(T)
-    if T < 2 or N == 0:
-        return clock
-    xyz = transform(cam_from_world.astype(np.float64), xyz_world.astype(np.float64))
-    valid = valid & np.isfinite(xyz).all(-1) & (xyz[..., 2] > 0)
+    valid = valid & np.isfinite(xyz_world).all(-1)
+    xyz = transform(cam_from_world.astype(np.float64), np.where(valid[..., None], xyz_world, 0.0).astype(np.float64))
+    valid &= xyz[..., 2] > 0
     seen = valid.any(0)
+    if T < 2 or not seen.any():
+        return clock
     xyz, valid = np.where(valid[..., None], xyz, 0.0)[:, seen], valid[:, seen]
     moving = np.ones(seen.sum(), bool) if moving is None else moving[seen]
     widths_per_m = fx / (np.where(valid, xyz[..., 2], 1.0) * width)
 
     sigma = _noise(xyz, valid, widths_per_m)
-    noisy = bool(sigma.size) and float(np.median(sigma)) > NOISE_FLOOR
+    noisy = float(np.median(sigma)) > NOISE_FLOOR
     radius = np.zeros(valid.shape)
     if noisy:
         xyz, gain = _local_line(_without_spikes(xyz, valid), valid, _SMOOTHING)
-        radius = DEAD_ZONE_SIGMAS * sigma * gain
+        wander = min(WANDER_RADII * _wander(xyz, valid, widths_per_m), WANDER_LIMIT)
+        radius = np.maximum(DEAD_ZONE_SIGMAS * sigma * gain, wander)
     lengths = _dragged_lengths(xyz, valid, widths_per_m, radius)
     known = valid[1:] & valid[:-1]
     if noisy:
@@ -237,20 +252,22 @@ def sample_at(
     return np.where(ok_wide, mixed, np.nan).astype(values.dtype), ok
 
 
-def _check_steps(s: np.ndarray, frame: float, step: float, where: str) -> None:
+def _check_steps(s: np.ndarray, frame: float | int | np.number, step: float | int, where: str) -> None:
     if not step > 0:
         raise InvalidInputError(f"step {step} must be positive", where=where)
     if not 0 <= frame <= len(s) - 1:
         raise InvalidInputError(f"frame {frame} is not one of {len(s)}", where=where)
 
 
-def steps_ahead(s: Float[np.ndarray, " T"], frame: float, step: float, count: int) -> Float[np.ndarray, " count"]:
+def steps_ahead(
+    s: Float[np.ndarray, " T"], frame: float | int | np.number, step: float | int, count: int
+) -> Float[np.ndarray, " count"]:
     """Frame times, fractional, at which the clock has advanced by step, 2·step, ..., count·step since `frame`.
 
     Where the clock stands still (a pause) the first time that the length is reached is taken. NaN past the end.
     """
     _check_steps(s, frame, step, "steps_ahead")
-    target = np.interp(frame, np.arange(len(s)), s) + step * np.arange(1, count + 1)
+    target = np.interp(float(frame), np.arange(len(s)), s) + step * np.arange(1, count + 1)
     if len(s) < 2:
         return np.full(count, np.nan)
     slack = 1e-9 * step  # rounding must not carry a step across a pause, or past the end
@@ -260,7 +277,9 @@ def steps_ahead(s: Float[np.ndarray, " T"], frame: float, step: float, count: in
     return np.where(target <= s[-1] + slack, at - 1 + np.clip(share, 0.0, 1.0), np.nan)
 
 
-def steps_back(s: Float[np.ndarray, " T"], frame: float, step: float, count: int) -> Float[np.ndarray, " count"]:
+def steps_back(
+    s: Float[np.ndarray, " T"], frame: float | int | np.number, step: float | int, count: int
+) -> Float[np.ndarray, " count"]:
     """Frame times, fractional, at which the clock stood step, 2·step, ..., count·step before `frame` (nearest first).
 
     In a pause the latest such time is taken. NaN before the beginning. Flip the result for a history, oldest first.

@@ -120,7 +120,7 @@ def alignment_residuals(
     return np.linalg.norm((A @ world_from_cam_chunk - world_from_cam_ref)[:, :3], axis=(1, 2))
 
 
-def _inliers(chunk: np.ndarray, ref: np.ndarray, outlier_factor: float) -> np.ndarray:
+def _inliers(chunk: np.ndarray, ref: np.ndarray, outlier_factor: float | int) -> np.ndarray:
     """Anchors that agree: least median of squares over the transforms that single anchors propose, then a cut."""
     candidates = ref @ np.linalg.inv(chunk)
     moved = np.einsum("aij,tjk->atik", candidates, chunk)
@@ -133,7 +133,7 @@ def _inliers(chunk: np.ndarray, ref: np.ndarray, outlier_factor: float) -> np.nd
 def align_se3(
     world_from_cam_chunk: Float[np.ndarray, "T 4 4"],
     world_from_cam_ref: Float[np.ndarray, "T 4 4"],
-    outlier_factor: float | None = None,
+    outlier_factor: float | int | None = None,
 ) -> Float[np.ndarray, "4 4"]:
     """A in SE(3) that minimises Σ_t ‖A E_t^chunk − E_t^ref‖_F² exactly (mu0-paper eq. 1).
 
@@ -185,8 +185,8 @@ def scale_from_depths(
 def align_sim3(
     world_from_cam_chunk: Float[np.ndarray, "T 4 4"],
     world_from_cam_ref: Float[np.ndarray, "T 4 4"],
-    scale: float,
-    outlier_factor: float | None = None,
+    scale: float | int | np.number,
+    outlier_factor: float | int | None = None,
 ) -> Float[np.ndarray, "4 4"]:
     """Scale-aware eq. 1: S = [sR | t] from chunk world to global world with a known scale s.
 
@@ -200,7 +200,7 @@ def align_sim3(
     if not (np.isfinite(scale) and scale > 0):
         raise InvalidInputError(f"scale {scale} is not positive", where="align_sim3.scale")
     scaled = world_from_cam_chunk.astype(np.float64)
-    scaled[:, :3, 3] *= scale
+    scaled[:, :3, 3] *= float(scale)
     S = align_se3(scaled, world_from_cam_ref, outlier_factor)
-    S[:3, :3] *= scale
+    S[:3, :3] *= float(scale)
     return S

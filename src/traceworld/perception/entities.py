@@ -18,6 +18,7 @@ from scipy.optimize import linear_sum_assignment
 MATCH_SCORE = 0.5  # a piece takes over an identity if similarity and overlap average to this
 _CLUSTERS = 10
 _MIN_CELLS = 3
+_DISPLACED_SHARE = 0.15  # of a moving piece's cells must have left their place in 3D
 _MAX_STATIC_SHARE = 0.08  # a still region larger than this share of the image is background, not an object
 
 
@@ -54,19 +55,24 @@ class EntityFinder:
     _moving: set[int] = field(default_factory=set)
 
     def find(
-        self, features: Float[np.ndarray, "R h w C"], motion: Bool[np.ndarray, "R h w"]
+        self,
+        features: Float[np.ndarray, "R h w C"],
+        motion: Bool[np.ndarray, "R h w"],
+        displaced: Bool[np.ndarray, "R h w"] | None = None,
     ) -> EntityMaps:
         """Entities of the representative frames of one chunk, in order of time.
 
         Args:
             features: one descriptor per cell.
-            motion: cells that move against the scene.
+            motion: cells whose picture moves against the scene.
+            displaced: cells whose surface is elsewhere in frames nearby (needs depth). A piece of motion without any is a
+                shadow or a highlight, not an object, unless no piece has any.
         """
         frames, h, w, _ = features.shape
         clusters = cluster_cells(features, _CLUSTERS, self.seed)
         labels = np.full((frames, h, w), -1, np.int32)
         for r in range(frames):
-            pieces = cut_pieces(clusters[r], features[r], motion[r])
+            pieces = cut_pieces(clusters[r], features[r], motion[r], None if displaced is None else displaced[r])
             ids = self._identify(pieces)
             for entity, piece in zip(ids, pieces, strict=True):
                 labels[r][piece.mask] = entity
@@ -111,13 +117,18 @@ def cluster_cells(features: Float[np.ndarray, "R h w C"], clusters: int, seed: i
 
 
 def cut_pieces(
-    clusters: Int[np.ndarray, "h w"], features: Float[np.ndarray, "h w C"], motion: Bool[np.ndarray, "h w"]
+    clusters: Int[np.ndarray, "h w"],
+    features: Float[np.ndarray, "h w C"],
+    motion: Bool[np.ndarray, "h w"],
+    displaced: Bool[np.ndarray, "h w"] | None = None,
 ) -> list[Piece]:
     """Candidate regions of one frame: motion components cut by cluster, then still regions; crumbs join a neighbour."""
     moving = cv2.morphologyEx(motion.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
-    pieces = []
-    for mask in _moving_regions(clusters, moving > 0):
-        pieces.append(Piece(mask, features[mask].mean(0), True))
+    regions = _moving_regions(clusters, moving > 0)
+    if displaced is not None and displaced.any():
+        regions = [mask for mask in regions if np.count_nonzero(mask & displaced) >= _DISPLACED_SHARE * np.count_nonzero(mask)]
+        moving = np.any(regions, axis=0).astype(np.uint8) if regions else np.zeros_like(moving)
+    pieces = [Piece(mask, features[mask].mean(0), True) for mask in regions]
     limit = _MAX_STATIC_SHARE * motion.size
     for cluster in np.unique(clusters):
         for mask in _components((clusters == cluster) & (moving == 0)):

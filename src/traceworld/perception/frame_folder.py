@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from functools import partial
 from pathlib import Path
 
@@ -109,6 +109,6 @@ class FrameFolderSource(SourceBase):
     def _load(self, path: Path) -> tuple[np.ndarray, None, None]:
         return resize_image(read_image(path), self.width, self.height), None, None
 
-    def _raw_frames(self) -> Iterator[RawFrame]:
+    def _raw_frames(self) -> Generator[RawFrame, None, None]:
         for number, path in enumerate(self.files):
             yield RawFrame(number, number / self.options.frame_rate, partial(self._load, path))

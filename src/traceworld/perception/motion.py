@@ -136,3 +136,39 @@ def residual_motion(flow: FlowField, of_camera: Float[np.ndarray, "h w 2"] | Non
         vectors = vectors - of_camera
     length = np.linalg.norm(vectors, axis=-1)
     return np.nan_to_num(length, nan=0.0).astype(np.float32)
+
+
+def depth_change(
+    depth_a: Float[np.ndarray, "H W"],
+    depth_b: Float[np.ndarray, "H W"],
+    K: Float[np.ndarray, "3 3"],
+    b_from_a: Float[np.ndarray, "4 4"],
+    size: tuple[int, int],
+) -> Bool[np.ndarray, "h w"]:
+    """Where the scene's shape at frame a is no longer there at frame b, on a grid of `size` (columns, rows).
+
+    This is what tells an object that moves from a shadow or a highlight that does: both make flow, only the object leaves
+    its place. Cells without depth in either frame say nothing (False), and so do cells that leave the image.
+    """
+    height, width = depth_a.shape
+    w, h = size
+    x = (np.arange(w) + 0.5) * (width / w) - 0.5
+    y = (np.arange(h) + 0.5) * (height / h) - 0.5
+    rows, columns = np.rint(y).astype(int).clip(0, height - 1), np.rint(x).astype(int).clip(0, width - 1)
+    z = depth_a[rows][:, columns]
+    gx, gy = np.meshgrid((columns - K[0, 2]) / K[0, 0], (rows - K[1, 2]) / K[1, 1])
+    points = np.stack([gx * z, gy * z, z], -1) @ b_from_a[:3, :3].T + b_from_a[:3, 3]
+    expected = points[..., 2]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        u = points[..., 0] / expected * K[0, 0] + K[0, 2]
+        v = points[..., 1] / expected * K[1, 1] + K[1, 2]
+    known = np.isfinite(u) & np.isfinite(v) & (expected > 1e-3)
+    inside = known & (u > 0.5) & (v > 0.5) & (u < width - 1.5) & (v < height - 1.5)
+    ui = np.rint(np.where(inside, u, 1)).astype(int)
+    vi = np.rint(np.where(inside, v, 1)).astype(int)
+    gate = np.maximum(0.015 * np.nan_to_num(expected), 0.008)
+    # Any of the four neighbours agreeing is enough: silhouettes and slopes must not count as change.
+    near = np.stack([depth_b[vi + dv, ui + du] for dv, du in ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0))])
+    with np.errstate(invalid="ignore"):
+        differs = np.abs(near - expected) > gate
+    return inside & differs.all(0) & np.isfinite(near).all(0)

@@ -18,7 +18,7 @@ from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
 from traceworld.errors import DepthError
-from traceworld.geometry.cameras import project_cam, resize_K, transform, unproject_cam
+from traceworld.geometry.cameras import invert_rigid, project_cam, resize_K, transform, unproject_cam
 
 GAIN_TO_ACT = 1.20
 """A search must beat the recording as it is by this factor before its alignment is doubted."""
@@ -32,6 +32,8 @@ _EDGE_JUMP = 0.05
 _BLUR_PX = 1.5
 _MAX_EDGES = 2000
 _MIN_EDGES = 100
+_STRANGER = 1.05
+_FITS, _JUDGES = slice(0, None, 2), slice(1, None, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +55,7 @@ class RegistrationCheck:
         score_given: with the folder's own calibration (equals `score_as_is` without one).
         score_best: with the refined calibration.
         rig: the refined calibration.
+        calibration: which story about the stated calibration fits: `as stated`, or how it was misstated.
         shift_px: median distance, in colour pixels, between as-is and refined positions of the edges.
         num_edges: edge points looked at; below 100 the check says nothing and `rig` is as given.
     """
@@ -61,6 +64,7 @@ class RegistrationCheck:
     score_given: float
     score_best: float
     rig: DepthRig
+    calibration: str
     shift_px: float
     num_edges: int
 
@@ -202,7 +206,7 @@ def _moved(rig: DepthRig, step: np.ndarray) -> DepthRig:
     return replace(rig, color_from_depth=color_from_depth, K_depth=K_depth)
 
 
-def refine_rig(evidence: EdgeEvidence, start: DepthRig, free_focal: bool, reach_m: float = 0.03) -> DepthRig:
+def refine_rig(evidence: EdgeEvidence, start: DepthRig, free_focal: bool, reach_m: float = 0.02) -> DepthRig:
     """Local search for the calibration with the best edge score: coarse sideways grid, then Nelder-Mead over all.
 
     Args:
@@ -212,7 +216,6 @@ def refine_rig(evidence: EdgeEvidence, start: DepthRig, free_focal: bool, reach_
         reach_m: how far sideways the depth camera may sit from where `start` has it, metres.
     """
     size = 7 if free_focal else 6
-    fits = slice(0, None, 2)  # the other half of the frames judges the result
     grid = []
     for focal in np.log([1.0, 0.8, 0.87, 0.93, 1.07, 1.15, 1.25]) if free_focal else (0.0,):
         for tx in np.linspace(-reach_m, reach_m, 9):
@@ -225,7 +228,7 @@ def refine_rig(evidence: EdgeEvidence, start: DepthRig, free_focal: bool, reach_
     unit = np.array([0.02, 0.02, 0.02, 0.02, 0.02, 0.02, 0.2][:size])
 
     def cost(step: np.ndarray) -> float:
-        return -evidence.score(_moved(start, step), fits) + 0.01 * float(((step / unit) ** 2).sum())
+        return -evidence.score(_moved(start, step), _FITS) + 0.01 * float(((step / unit) ** 2).sum())
 
     best = min(grid, key=cost)
     simplex = np.concatenate([best[None], best[None] + np.diag(unit * 0.25)])
@@ -235,12 +238,30 @@ def refine_rig(evidence: EdgeEvidence, start: DepthRig, free_focal: bool, reach_
     return _moved(start, found.x)
 
 
+def hypotheses(given: DepthRig | None, as_is: DepthRig, depth_size: tuple[int, int]) -> dict[str, DepthRig]:
+    """Calibrations worth searching around, the plainest first.
+
+    Recordings err in ways that repeat: the transform is stated in the wrong direction, or camera and pictures were turned
+    upside down but the calibration was not (its baseline and principal point are then mirrored).
+    """
+    if given is None:
+        return {"as stored": as_is}
+    inverse = replace(given, color_from_depth=invert_rigid(given.color_from_depth))
+    half_turn = np.diag([-1.0, -1.0, 1.0, 1.0])
+    K_turned = given.K_depth.copy()
+    K_turned[:2, 2] = np.array(depth_size) - 1 - K_turned[:2, 2]
+    turned = replace(given, K_depth=K_turned, color_from_depth=half_turn @ given.color_from_depth @ half_turn)
+    return {"as stated": given, "stated in the other direction": inverse, "stated for a camera upside down": turned}
+
+
 def check_registration(
     samples: Sequence[tuple[UInt8[np.ndarray, "H W 3"], Float32[np.ndarray, "Hd Wd"]]],
     K_color: Float[np.ndarray, "3 3"],
     given: DepthRig | None,
 ) -> RegistrationCheck:
-    """Judge the alignment of a recording from a few of its frames.
+    """Judge the alignment of a recording from a few of its frames, and find a better one if there is.
+
+    Every other frame is searched on; the rest judge. The stated calibration is kept unless another is better on both.
 
     Args:
         samples: (image, depth in metres as stored, NaN invalid), 4 to 8 frames spread over the clip.
@@ -254,20 +275,28 @@ def check_registration(
         raise DepthError("no frame with depth to check the registration on")
     image, depth_m = samples[0]
     color_size = (image.shape[1], image.shape[0])
-    as_is = as_is_rig((depth_m.shape[1], depth_m.shape[0]), K_color, color_size)
+    depth_size = (depth_m.shape[1], depth_m.shape[0])
+    as_is = as_is_rig(depth_size, K_color, color_size)
     start = given if given is not None else as_is
     evidence = EdgeEvidence(samples)
-    score_as_is, score_given = evidence.score(as_is), evidence.score(start)
-    best, score_best = start, score_given
+    score_given = evidence.score(start)
+    best, calibration, demand = start, "as stated", (score_given, evidence.score(start, _JUDGES))
     if evidence.num_edges >= _MIN_EDGES:
-        refined = refine_rig(evidence, start, free_focal=given is None)
-        score_refined = evidence.score(refined)
-        judges = slice(1, None, 2) if len(samples) > 1 else slice(None)
-        # Believed only if it also helps on frames that it was not fitted to.
-        if score_refined > score_given and evidence.score(refined, judges) > evidence.score(start, judges):
-            best, score_best = refined, score_refined
+        for name, hypothesis in hypotheses(given, as_is, depth_size).items():
+            refined = refine_rig(evidence, hypothesis, free_focal=given is None)
+            scores = (evidence.score(refined), evidence.score(refined, _JUDGES))
+            if scores[0] > demand[0] and scores[1] > demand[1]:
+                best, calibration, demand = refined, name, scores
+            if hypothesis is start:  # a stranger story needs a clearer gain than the plain one
+                demand = (_STRANGER * demand[0], _STRANGER * demand[1])
     return RegistrationCheck(
-        score_as_is, score_given, score_best, best, evidence.shift_px(as_is, best), evidence.num_edges
+        score_as_is=evidence.score(as_is),
+        score_given=score_given,
+        score_best=evidence.score(best),
+        rig=best,
+        calibration=calibration,
+        shift_px=evidence.shift_px(as_is, best),
+        num_edges=evidence.num_edges,
     )
 
 

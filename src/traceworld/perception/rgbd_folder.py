@@ -6,7 +6,7 @@ Depth leaves this module registered to the colour camera, in metres, NaN where n
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -162,6 +162,7 @@ class RgbdFolderSource(SourceBase):
             "edge_score_refined": round(check.score_best, 3),
             "shift_px": round(check.shift_px, 2),
             "edges": check.num_edges,
+            "calibration": check.calibration,
         }
         if declared and not check.looks_unregistered:
             self._rig = None
@@ -170,7 +171,7 @@ class RgbdFolderSource(SourceBase):
             said = "declared registered" if declared else "not registered to the colour camera"
             self.warn(
                 f"depth is {said}: edge score {check.score_as_is:.2f} as stored (1 = chance), "
-                f"{check.score_best:.2f} after registration, which was applied"
+                f"{check.score_best:.2f} after registration, which was applied (calibration {check.calibration}, refined)"
             )
         else:
             self.warn(
@@ -215,7 +216,7 @@ class RgbdFolderSource(SourceBase):
         depth_m = self._load_depth(path) if self.metric_depth else None
         return self._load_image(path), depth_m, None if self.poses is None else self.poses[number]
 
-    def _raw_frames(self) -> Iterator[RawFrame]:
+    def _raw_frames(self) -> Generator[RawFrame, None, None]:
         for number, time_s in enumerate(self.times_s):
             yield RawFrame(number, float(time_s), partial(self._load, number))
 

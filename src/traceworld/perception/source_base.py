@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self
 
@@ -52,6 +53,10 @@ class SourceOptions:
             raise ConfigError("must be positive", where="frame_rate")
         if self.registration not in ("auto", "trust"):
             raise ConfigError(f"unknown mode '{self.registration}'", where="registration", mend="auto or trust")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The options by name."""
+        return dataclasses.asdict(self)
 
 
 class RawFrame(NamedTuple):
@@ -105,7 +110,7 @@ class SourceBase:
             "warnings": [],
         }
 
-    def _raw_frames(self) -> Iterator[RawFrame]:
+    def _raw_frames(self) -> Generator[RawFrame, None, None]:
         raise NotImplementedError
 
     def warn(self, message: str) -> None:
@@ -139,7 +144,7 @@ class SourceBase:
                 if count == self.options.max_frames:
                     break
         finally:
-            raw_frames.close() if hasattr(raw_frames, "close") else None
+            raw_frames.close()
         if count < 2:
             raise MediaError(
                 f"only {count} frame{'s' * (count != 1)} can be used",

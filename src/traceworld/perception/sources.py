@@ -28,7 +28,8 @@ def clip_kind(path: Path) -> str | None:
     if path.is_dir():
         if (path / CLIP_FILE).is_file():
             return "rgbd"
-        return "frames" if image_files(path) else None
+        holds_videos = any(child.suffix.lower() in VIDEO_SUFFIXES for child in path.iterdir())  # pictures beside are covers
+        return "frames" if image_files(path) and not holds_videos else None
     return "video" if path.suffix.lower() in VIDEO_SUFFIXES else None
 
 

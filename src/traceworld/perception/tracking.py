@@ -184,8 +184,9 @@ class PointStepper:
             "flags": cv2.OPTFLOW_USE_INITIAL_FLOW,
             "minEigThreshold": 1e-5,
         }
-        source = xy_a.astype(np.float32)[:, None]
-        there, ok, _ = cv2.calcOpticalFlowPyrLK(gray_a, gray_b, source, start.astype(np.float32)[:, None], **options)
+        source = np.ascontiguousarray(xy_a, np.float32).reshape(-1, 1, 2)
+        guess = np.ascontiguousarray(start, np.float32).reshape(-1, 1, 2)
+        there, ok, _ = cv2.calcOpticalFlowPyrLK(gray_a, gray_b, source, guess, **options)
         back, ok_back, _ = cv2.calcOpticalFlowPyrLK(gray_b, gray_a, there, source.copy(), **options)
         error = np.linalg.norm(back - source, axis=-1)[:, 0]
         xy = there[:, 0].astype(np.float64)
@@ -253,23 +254,19 @@ class PointStepper:
         xyz = np.where((seen | fits)[:, None], lifted, np.where(rigid.ok[:, None], rigid.xyz_world, state.xyz_world))
         valid = seen | (hidden & state.valid & (rigid.ok | state.still)) | (~self._inside(guess_px[:, :2]) & rigid.ok & state.valid)
 
-        # A point that has never moved is at home if nothing speaks against it.
+        # A point that has never moved is at home if nothing speaks against it. With depth, a background point's picture
+        # alone does not: a shadow passing over makes it look moved, but only the surface itself can leave.
         evidence = project(xyz, self.K, b.cam_from_world)[:, :2] - home[:, :2]
         informed = fits | rigid.ok
         state.creep_px = np.where(informed[:, None], 0.9 * state.creep_px + evidence, state.creep_px)
         at_home, home_hidden = self._surface(b, home)
         ncc_home = similarity(state.template, sample_patches(b.gray, home[:, :2], config.patch_half))
         quiet = np.linalg.norm(state.creep_px, axis=-1) < config.home_px * self.px
-        home_in = self._inside(home[:, :2])
-        keeps = state.still & (
-            (at_home & quiet & (ncc_home > 0.5)) | home_hidden | ~home_in
-        )
-        leaves = state.still & ~keeps & (seen | fits)
-        # What crept below the threshold while held at home is given back on leaving.
-        state.still &= ~leaves
+        stays = at_home & ((quiet & (ncc_home > 0.5)) | ((state.part_id < 0) & (b.depth_m is not None)))
+        keeps = state.still & (stays | home_hidden | ~self._inside(home[:, :2]))
+        state.still &= keeps | ~(seen | fits)
         xyz = np.where(keeps[:, None], state.home_world, xyz)
-        home_seen = at_home & quiet & (ncc_home > 0.5)
-        seen = np.where(keeps, home_seen, seen)
+        seen = np.where(keeps, stays, seen)
         valid = np.where(keeps, True, valid)
         state.xyz_world, state.seen = xyz, seen
         state.valid = valid & np.isfinite(xyz).all(-1)

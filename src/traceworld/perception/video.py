@@ -7,7 +7,7 @@ and time is each frame's own presentation time stamp.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -168,7 +168,7 @@ class VideoSource(SourceBase):
         if claimed is not None and claimed != number and not self.report.get("partial"):
             self.warn(f"the header says {claimed} frames, the file holds {number}; the header is ignored")
 
-    def _raw_frames(self) -> Iterator[RawFrame]:
+    def _raw_frames(self) -> Generator[RawFrame, None, None]:
         clock = StrictClock(self._step_s)
         container = _open_container(self.path)
         try:

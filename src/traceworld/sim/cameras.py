@@ -49,7 +49,9 @@ class CameraView:
     def __post_init__(self):
         if not (self.distance > 0 and 1 < self.fovy_deg < 170 and -90 <= self.elevation_deg <= 90):
             raise ConfigError(
-                f"impossible camera {self}", where="CameraView", mend="distance > 0, 1° < fovy < 170°, |elevation| ≤ 90°"
+                f"impossible camera {self}",
+                where="CameraView",
+                mend="distance > 0, 1° < fovy < 170°, |elevation| ≤ 90°",
             )
 
     def cam_from_world(self) -> Float64[np.ndarray, "4 4"]:
@@ -70,7 +72,7 @@ class CameraView:
         turn, rise, dolly, zoom, *aim = amount * rng.uniform(-1, 1, 7)
         return replace(
             self,
-            lookat=tuple(float(x) for x in np.array(self.lookat) + 0.04 * np.array(aim)),
+            lookat=_point(np.array(self.lookat) + 0.04 * np.array(aim)),
             distance=float(self.distance * (1 + 0.1 * dolly)),
             azimuth_deg=float(self.azimuth_deg + 8 * turn),
             elevation_deg=float(np.clip(self.elevation_deg + 5 * rise, -89.9, 89.9)),
@@ -133,12 +135,17 @@ def named_view(stage: Stage, name: str) -> CameraView:
     forward = -camera.xmat.reshape(3, 3)[:, 2]
     distance = float(forward @ (np.array(WORKSPACE) - camera.xpos))
     return CameraView(
-        lookat=tuple(float(x) for x in camera.xpos + distance * forward),
+        lookat=_point(camera.xpos + distance * forward),
         distance=distance,
         azimuth_deg=_azimuth(camera.xmat.reshape(3, 3)),
         elevation_deg=float(np.degrees(np.arcsin(np.clip(forward[2], -1, 1)))),
         fovy_deg=float(stage.model.camera(name).fovy[0]),
     )
+
+
+def _point(xyz: np.ndarray) -> tuple[float, float, float]:
+    x, y, z = (float(value) for value in xyz)
+    return x, y, z
 
 
 def _azimuth(gl_axes: np.ndarray) -> float:

@@ -6,9 +6,9 @@ the frames that training will start from. An item of the clip store is a block o
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
-import os
 import time
 import zlib
 from collections.abc import Sequence
@@ -20,20 +20,20 @@ from typing import Any
 import cv2
 import numpy as np
 
-from traceworld.errors import ConfigError
+from traceworld.errors import ConfigError, MissingExtraError, RenderingError
 from traceworld.sim.cameras import CameraView, film_cameras, named_view
+from traceworld.sim.film import DEPTH_UNIT_M, Film, depth_picture, shoot
+from traceworld.sim.glue import traces_of
 from traceworld.sim.rendering import SceneRenderer
 from traceworld.sim.sampling import sample_points
 from traceworld.sim.tasks import TRAINED, check_task
-from traceworld.sim.truth import Film, traces_of
+from traceworld.sim.workers import one_thread
 from traceworld.sim.worlds import STEP_S, Rollout, Stage, World, versions
 from traceworld.traces.store import DatasetWriter
-from traceworld.traces.types import Cameras, Clip, Media
+from traceworld.traces.types import Clip, Media
+from traceworld.traces.writer import read_statuses
 
 log = logging.getLogger(__name__)
-
-DEPTH_UNIT_M = 0.0001
-"""Metres per step of the 16-bit depth pictures: up to 6.55 m."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class CorpusConfig:
     pictures_per_episode: int = 8
     num_points: int = 160
     trace_stride: int = 2
-    action_noise: float = 0.3
+    action_noise: float = 0.1
     hold_steps: int = 24
     max_steps: int = 200
     block: int = 10
@@ -104,24 +104,47 @@ def build_corpus(
     if unknown:
         raise ConfigError(f"has no option '{min(unknown)}'", where="CorpusConfig")
     config = CorpusConfig(seed=seed, **options)
-    writer = DatasetWriter(out, source=f"traceworld sim, seed {seed}")
-    done = writer.done_items()
+    writer = DatasetWriter(out, source=source_of(config))
     items = [
         (task, first, min(first + config.block, episodes_per_task))
         for first in range(0, episodes_per_task, config.block)  # all tasks early, so that a part is a fair sample
         for task in map(check_task, tasks)
     ]
-    todo = [item for item in items if item_id(*item) not in done]
+    done = _done(writer)
+    todo = [(task, first, last) for task, first, last in items if done.get(item_id(task, first)) != last - first]
     log.info("%d of %d items to simulate", len(todo), len(items))
     started = time.monotonic()
     for number, item in enumerate(_run(Path(out), todo, config, workers), 1):
-        log.info("%s done, %d/%d, %.0f s", item_id(*item), number, len(todo), time.monotonic() - started)
+        log.info("%s from episode %d done, %d/%d, %.0f s", *item[:2], number, len(todo), time.monotonic() - started)
     return writer.finalise()
 
 
-def item_id(task: str, first: int, last: int) -> str:
-    """Name of a block of episodes `first <= episode < last`."""
-    return f"{task}/{first:05d}-{last:05d}"
+def item_id(task: str, first: int) -> str:
+    """Name of the block of episodes of a task that begins with episode `first`."""
+    return f"{task}/{first:05d}"
+
+
+def source_of(config: CorpusConfig) -> str:
+    """What the manifest says about where the clips come from: everything that decides them."""
+    return f"traceworld sim {json.dumps(asdict(config), sort_keys=True)}"
+
+
+def _done(writer: DatasetWriter) -> dict[str, int]:
+    """Number of clips of each finished item.
+
+    Raises:
+        ConfigError: the folder holds another corpus.
+    """
+    complete = writer.done_items(retry_failed=True)
+    finished = [item for item in read_statuses(writer.path) if item["item_id"] in complete]
+    for item in finished:
+        if item["source"] != writer.source:
+            raise ConfigError(
+                f"holds a corpus of other settings: {item['source']}",
+                where=str(writer.path),
+                mend="choose a new folder",
+            )
+    return {item["item_id"]: len(item["clips"]) for item in finished}
 
 
 def _run(out: Path, todo: list[tuple[str, int, int]], config: CorpusConfig, workers: int):
@@ -131,7 +154,7 @@ def _run(out: Path, todo: list[tuple[str, int, int]], config: CorpusConfig, work
             yield item
         return
     # spawn: a forked child would share the parent's GL driver and thread pools
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=one_thread) as pool:
         running = {pool.submit(build_item, out, *item, config): item for item in todo}
         try:
             for future in as_completed(running):
@@ -142,26 +165,27 @@ def _run(out: Path, todo: list[tuple[str, int, int]], config: CorpusConfig, work
             raise
 
 
-def _one_thread() -> None:
-    """One worker is one core: no threads in linear algebra, OpenCV or the software renderer."""
-    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", LP_NUM_THREADS="1")
-    cv2.setNumThreads(0)
-
-
 def build_item(out: Path, task: str, first: int, last: int, config: CorpusConfig) -> None:
-    """Simulate and store one block of episodes of one task."""
-    writer = DatasetWriter(out, source=f"traceworld sim, seed {config.seed}")
-    name = item_id(task, first, last)
-    media = writer.media_folder(name)
-    world = World(task)
-    stage = world.stage()
-    cpu = time.process_time()
-    with SceneRenderer(stage.model, *config.image_size) as renderer:
-        clips = [
-            build_clip(world, stage, renderer, episode, config, media / f"{episode:05d}", Path(out))
-            for episode in range(first, last)
-        ]
-    writer.write_item(name, clips, timings={"cpu_s_per_episode": (time.process_time() - cpu) / len(clips)})
+    """Simulate and store one block of episodes of one task. A block that fails is noted as failed; the rest goes on."""
+    writer = DatasetWriter(out, source=source_of(config))
+    name = item_id(task, first)
+    started = time.process_time()
+    try:
+        world = World(task)
+        stage = world.stage()
+        with SceneRenderer(stage.model, *config.image_size) as renderer:
+            media = writer.media_folder(name)
+            clips = [
+                build_clip(world, stage, renderer, episode, config, media / f"{episode:05d}", out)
+                for episode in range(first, last)
+            ]
+    except (RenderingError, MissingExtraError):
+        raise  # no block would do better
+    except Exception as error:
+        log.exception("%s failed", name)
+        writer.write_item(name, [], status="failed", stage="simulate", error=f"{type(error).__name__}: {error}")
+        return
+    writer.write_item(name, clips, timings={"cpu_s_per_episode": (time.process_time() - started) / len(clips)})
 
 
 def episode_rng(config: CorpusConfig, task: str, episode: int) -> np.random.Generator:
@@ -197,19 +221,6 @@ def build_clip(
     )
 
 
-def shoot(stage: Stage, renderer: SceneRenderer, cameras: Cameras, states: np.ndarray) -> Film:
-    """Film identity, depth and body poses of every state (no colour). The stage must be loaded."""
-    T, width, height = len(states), cameras.width, cameras.height
-    depth_m, object_id = np.empty((T, height, width), np.float32), np.empty((T, height, width), np.int16)
-    body_pose = np.empty((T, stage.model.nbody, 4, 4))
-    for t, qpos in enumerate(states):
-        stage.put(qpos)
-        body_pose[t] = stage.body_poses()
-        surfaces = renderer.surfaces(stage.data, cameras[t])
-        depth_m[t], object_id[t] = surfaces.depth_m, surfaces.object_id
-    return Film(cameras, depth_m, object_id, body_pose, stage.object_body, stage.body_part)
-
-
 def _picture_frames(num_frames: int, num_pictures: int, rng: np.random.Generator) -> np.ndarray:
     """Frame 0 and others, of which none is so late that there is no future to speak of."""
     later = np.arange(1, max(num_frames - 8, 1))
@@ -239,12 +250,6 @@ def _draw(
         depth_files=tuple(f"{frame:04d}.png" for frame in frames),
         depth_unit_m=DEPTH_UNIT_M,
     )
-
-
-def depth_picture(depth_m: np.ndarray, unit_m: float) -> np.ndarray:
-    """[H,W] metres to 16-bit; 0 where nothing is known or it is too far for 16 bits."""
-    steps = np.rint(np.nan_to_num(depth_m.astype(np.float64), nan=0.0) / unit_m)
-    return np.where(steps <= 65535, steps, 0).astype(np.uint16)
 
 
 def _provenance(rollout: Rollout, name: str, view: CameraView, noise: float, config: CorpusConfig) -> dict[str, Any]:

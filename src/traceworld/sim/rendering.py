@@ -8,6 +8,7 @@ and reflections. Nothing is flipped: row 0 is the top of the picture.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
-from traceworld.errors import RenderingError
+from traceworld.errors import InvalidInputError, MissingExtraError, RenderingError
 from traceworld.extras import require
 from traceworld.traces.types import Camera
 
@@ -38,7 +39,15 @@ def load_mujoco() -> ModuleType:
         os.environ.setdefault("MUJOCO_GL", "egl")
     try:
         return require("mujoco")
-    except (AttributeError, OSError, RuntimeError) as error:  # what PyOpenGL raises when libEGL.so is not there
+    except MissingExtraError as error:
+        if importlib.util.find_spec("mujoco") is None:
+            raise
+        raise _rendering_error(error.__cause__ or error) from error  # installed: it is the renderer that is missing
+    except (
+        AttributeError,
+        OSError,
+        RuntimeError,
+    ) as error:  # other ways in which PyOpenGL says that there is no libEGL
         raise _rendering_error(error) from error
 
 
@@ -77,7 +86,9 @@ class SceneRenderer:
     def __init__(self, model: Any, width: int, height: int, *, shadows: bool = False, supersample: int = 2):
         self._mujoco = mujoco = load_mujoco()
         self._model, self._supersample = model, supersample
-        self._gl = self._context = None
+        self._gl: Any = None
+        self._context: Any = None
+        self._largest = (width, height)
         model.vis.global_.offwidth = width * supersample
         model.vis.global_.offheight = height * supersample
         model.vis.quality.offsamples = 0  # multisampling would also blur depth and identity at silhouettes
@@ -159,19 +170,23 @@ class SceneRenderer:
 
     def _aim(self, data: Any, camera: Camera) -> None:
         """Lay the scene out and point its camera: exactly K and cam_from_world, whatever they are."""
+        if camera.width > self._largest[0] or camera.height > self._largest[1]:
+            raise InvalidInputError(
+                f"{camera.width}×{camera.height} is larger than {self._largest[0]}×{self._largest[1]}",
+                where="SceneRenderer",
+                mend="make the renderer for the largest picture",
+            )
         self._gl.make_current()
         rotation = camera.cam_from_world[:3, :3]
         position = -rotation.T @ camera.cam_from_world[:3, 3]
-        right, down, forward = rotation
+        _, down, forward = rotation
         free = self._free  # an approximate free camera first: the headlight and the drawing order depend on it
         free.distance = 1.0
         free.lookat[:] = position + forward
         free.azimuth = np.degrees(np.arctan2(forward[1], forward[0]))
         free.elevation = np.degrees(np.arcsin(np.clip(forward[2], -1, 1)))
         everything = self._mujoco.mjtCatBit.mjCAT_ALL.value
-        self._mujoco.mjv_updateScene(
-            self._model, data, self._option, self._perturb, free, everything, self._scene
-        )
+        self._mujoco.mjv_updateScene(self._model, data, self._option, self._perturb, free, everything, self._scene)
         K, near = camera.K, self._near
         left, right_ = -near * (K[0, 2] + 0.5) / K[0, 0], near * (camera.width - 0.5 - K[0, 2]) / K[0, 0]
         for view in self._scene.camera:

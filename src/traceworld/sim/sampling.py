@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Float64, Int
 
 from traceworld.geometry.sampling import farthest_point_sampling
-from traceworld.sim.truth import Film, carry, lift, moves
+from traceworld.sim.film import Film
+from traceworld.sim.glue import carry, lift, moves
 
 CANDIDATES_PER_FRAME = 500
 MIN_CANDIDATES_PER_PART = 40
@@ -39,8 +40,8 @@ def sample_points(
     moving = moves(path, film.cameras)
     part = film.body_part[body]
     place = path[0]  # spread by where a point is at the start, whenever it was seen
-    num_moving = min(round(moving_share * num_points), int(moving.sum()))
-    num_moving = max(num_moving, num_points - int((~moving).sum()))
+    num_moving = round(moving_share * num_points)
+    num_moving = min(max(num_moving, num_points - int((~moving).sum())), int(moving.sum()))
     chosen = _spread_over_parts(np.flatnonzero(moving), part, place, num_moving)
     still = np.flatnonzero(~moving)
     rest = farthest_point_sampling(place[still], num_points - len(chosen))

@@ -1,151 +1,162 @@
-"""Exact traces: points glued to rigid bodies, seen or hidden by an exact depth test.
+"""The folder `<episode>.truth/` beside a recording: written once, read to score what was extracted from the recording.
 
-A pixel of a frame is lifted by the exact depth, expressed in the frame of the body it shows, and carried by that body's
-pose through every frame (float64 inside). A position is therefore exact in every frame, also where it is hidden.
+truth.json   format version, task, seed, settings, part names
+truth.npz    K, cam_from_world, body_pose, object_body, body_part, recording_from_sim (plain arrays, no pickle)
+objects/     per frame, 16-bit PNG: object id + 1, 0 = nothing
+depth/       per frame, 16-bit PNG of exact depth (unit in truth.json, 0 = nothing or too far)
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int
+from jaxtyping import Float, Int
 
-from traceworld.geometry.cameras import invert_rigid, project, transform, unproject
-from traceworld.geometry.motion import trace_diameter
+from traceworld.errors import DatasetError, FormatVersionError, InvalidInputError
+from traceworld.geometry.cameras import invert_rigid
+from traceworld.sim.film import DEPTH_UNIT_M, Film, depth_picture
+from traceworld.sim.glue import traces_of
+from traceworld.sim.worlds import Rollout
 from traceworld.traces.types import Cameras, Traces
 
-MOVING_DIAMETER = 40 / 640
-"""A point moves when its trace is longer than 40 px in an image 640 px wide (mu0-paper A.2), in image widths."""
-
-DEPTH_TOLERANCE_M, DEPTH_TOLERANCE_RELATIVE = 0.0015, 0.001
-"""How far a visible point may lie off the depth image: half a millimetre of a finger is not lost, its back is not seen."""
-
-
-@dataclass(frozen=True, eq=False)
-class Film:
-    """What a simulated camera saw, exactly.
-
-    Attributes:
-        cameras: one per frame.
-        depth_m: [T,H,W] metres along the camera axis, NaN where there is nothing.
-        object_id: [T,H,W] which object each pixel shows, −1 nothing.
-        body_pose: [T,bodies,4,4] world_from_body.
-        object_body: [objects] the body each object is part of.
-        body_part: [bodies] the rigid part of each body, −1 for what cannot move.
-    """
-
-    cameras: Cameras
-    depth_m: Float32[np.ndarray, "T H W"]
-    object_id: Int[np.ndarray, "T H W"]
-    body_pose: Float64[np.ndarray, "T bodies 4 4"]
-    object_body: Int[np.ndarray, " objects"]
-    body_part: Int[np.ndarray, " bodies"]
-
-    @property
-    def num_frames(self) -> int:
-        return len(self.depth_m)
+TRUTH_SUFFIX = ".truth"
+TRUTH_FILE = "truth.json"
+FORMAT_VERSION = 1
+ARRAYS = ("K", "cam_from_world", "body_pose", "object_body", "body_part", "recording_from_sim")
 
 
-def lift(
-    film: Film, frame: Int[np.ndarray, " N"], uv_px: Float[np.ndarray, "N 2"]
-) -> tuple[Float64[np.ndarray, "N 3"], Int[np.ndarray, " N"]]:
-    """Surface points under pixels, with the body of each.
+def exact_traces(truth_dir: str | Path, query_frame: Int[np.ndarray, " N"], uv_px: Float[np.ndarray, "N 2"]) -> Traces:
+    """Exact traces of the points that a recording shows at pixels `uv_px` (x, y; centres at integers).
 
-    Between pixel centres the depth is that of a plane (inverse depth interpolated linearly) over those of the four
-    neighbours that show the same object as the nearest one.
+    Positions are exact in every frame, hidden or not (`valid` everywhere); `visible` is an exact depth test; `part_id`
+    is the rigid part (−1 for what cannot move); `moving` is the movement filter of mu0-paper A.2, every frame counted.
+
+    Args:
+        truth_dir: the folder `<episode>.truth`, or the recording beside it.
+        query_frame: [N] frame in which each point was chosen.
+        uv_px: [N,2] pixels. A pixel that shows nothing gives a point that is never valid.
 
     Returns:
-        xyz_world [N,3], NaN where the pixel shows nothing or lies outside the image; body [N], −1 there.
+        Traces in the world frame of the recording: the simulator's if the recording has camera poses, else that of the
+        first camera. (Depth is kept to 0.1 mm: a point lies up to 0.05 mm off its surface, and moves exactly with it.)
+
+    Raises:
+        DatasetError: no truth there, or damaged.
+        InvalidInputError: a query frame outside the film.
     """
-    height, width = film.depth_m.shape[1:]
-    inside = _inside(uv_px, width, height)
-    near = np.where(inside[:, None], np.rint(uv_px), 0).clip(0, [width - 1, height - 1]).astype(int)
-    shown = np.where(inside, film.object_id[frame, near[:, 1], near[:, 0]], -1)
-    corner = np.floor(np.where(inside[:, None], uv_px, 0.0))
-    total, inverse_depth = np.zeros(len(uv_px)), np.zeros(len(uv_px))
-    for dx, dy in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        at = (corner + [dx, dy]).astype(int)
-        weight = np.prod(1 - np.abs(np.where(inside[:, None], uv_px, 0.0) - at), axis=1)
-        x, y = at.clip(0, [width - 1, height - 1]).T
-        weight = np.where((at[:, 0] == x) & (at[:, 1] == y) & (film.object_id[frame, y, x] == shown), weight, 0.0)
-        depth = film.depth_m[frame, y, x].astype(np.float64)
-        weight = np.where(np.isfinite(depth), weight, 0.0)
-        total += weight
-        inverse_depth += weight * np.where(weight > 0, 1 / np.where(weight > 0, depth, 1.0), 0.0)
-    known = (shown >= 0) & (total > 0)
-    z_m = np.where(known, np.where(known, total, 1.0) / np.where(known, inverse_depth, 1.0), np.nan)
-    K, pose = film.cameras.K[frame], film.cameras.cam_from_world[frame]
-    xyz_world = unproject(uv_px.astype(np.float64), z_m, K, pose)
-    return xyz_world, np.where(known, film.object_body[np.where(known, shown, 0)], -1)
+    film = read_truth(truth_dir)
+    outside = (query_frame < 0) | (query_frame >= film.num_frames)
+    if outside.any():
+        raise InvalidInputError(
+            f"{query_frame[outside][0]} is not one of {film.num_frames} frames", where="exact_traces.query_frame"
+        )
+    return traces_of(film, query_frame, uv_px)
 
 
-def carry(
-    xyz_world: Float[np.ndarray, "N 3"],
-    body: Int[np.ndarray, " N"],
-    frame: Int[np.ndarray, " N"],
-    body_pose: Float64[np.ndarray, "T bodies 4 4"],
-) -> Float64[np.ndarray, "T N 3"]:
-    """Where points that are on `body` at `frame` are in every frame."""
-    xyz_body = transform(invert_rigid(body_pose[frame, body]), xyz_world)
-    pose = body_pose[:, body]
-    return np.einsum("tnij,nj->tni", pose[..., :3, :3], xyz_body) + pose[..., :3, 3]
+def read_truth(truth_dir: str | Path) -> Film:
+    """The exact film of a recording, in the recording's world frame.
 
-
-def see(
-    film: Film, xyz_world: Float64[np.ndarray, "T N 3"], body: Int[np.ndarray, " N"]
-) -> Bool[np.ndarray, "T N"]:
-    """Which points are seen in which frames: inside the image, and among the 3×3 pixels around it some show the point's
-    own body at its own depth (their smallest to largest depth, widened by the tolerance)."""
-    T, height, width = film.depth_m.shape
-    spot = project(xyz_world, film.cameras.K, film.cameras.cam_from_world)
-    inside = _inside(spot[..., :2], width, height)
-    nearest_px = np.rint(np.where(inside[..., None], spot[..., :2], 0)).astype(int).clip(0, [width - 1, height - 1])
-    x, y = nearest_px[..., 0], nearest_px[..., 1]
-    nearest, farthest = np.full(x.shape, np.inf), np.full(x.shape, -np.inf)
-    frame = np.arange(T)[:, None]
-    body_of = np.append(film.object_body, -2)  # object −1, nothing, is of no body
-    for dx in (-1, 0, 1):
-        for dy in (-1, 0, 1):
-            column, row = (x + dx).clip(0, width - 1), (y + dy).clip(0, height - 1)
-            depth = film.depth_m[frame, row, column]
-            own = (body_of[film.object_id[frame, row, column]] == body) & np.isfinite(depth)
-            nearest = np.minimum(nearest, np.where(own, depth, np.inf))
-            farthest = np.maximum(farthest, np.where(own, depth, -np.inf))
-    z = spot[..., 2]
-    slack = DEPTH_TOLERANCE_M + DEPTH_TOLERANCE_RELATIVE * np.abs(z)
-    with np.errstate(invalid="ignore"):
-        return inside & (z >= nearest - slack) & (z <= farthest + slack)
-
-
-def moves(xyz_world: Float64[np.ndarray, "T N 3"], cameras: Cameras) -> Bool[np.ndarray, " N"]:
-    """The movement filter (mu0-paper A.2), with every frame counted (an exact position is known while hidden) and
-    measured in the first camera, so that a moving camera moves nothing."""
-    path = project(xyz_world, cameras.K[0], cameras.cam_from_world[0])
-    return trace_diameter(path, np.isfinite(path).all(-1)) > MOVING_DIAMETER * cameras.width
-
-
-def traces_of(
-    film: Film, query_frame: Int[np.ndarray, " N"], uv_px: Float[np.ndarray, "N 2"]
-) -> Traces:
-    """Exact traces of the points seen at pixels `uv_px` of frames `query_frame`, in the film's world frame.
-
-    A query that shows nothing (sky, or outside the image) gives a point that is never valid.
+    Raises:
+        DatasetError: no truth there, or damaged.
+        FormatVersionError: written by a newer traceworld.
     """
-    xyz, body = lift(film, query_frame, uv_px)
-    known = body >= 0
-    path = carry(xyz, np.where(known, body, 0), query_frame, film.body_pose)
-    return Traces(
-        xyz_world=path.astype(np.float32),
-        visible=see(film, path, body) & known,
-        valid=np.repeat(known[None], film.num_frames, 0),
-        part_id=np.where(known, film.body_part[body], -1).astype(np.int32),
-        moving=np.where(known, moves(path, film.cameras), False),
-        query_frame=query_frame.astype(np.int32),
+    folder = truth_folder_of(truth_dir)
+    described = read_description(folder)
+    try:
+        with np.load(folder / "truth.npz", allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in ARRAYS}
+        T = len(arrays["K"])
+        objects = np.stack([_read_png(folder / "objects" / f"{t:04d}.png") for t in range(T)])
+        depth = np.stack([_read_png(folder / "depth" / f"{t:04d}.png") for t in range(T)])
+    except (OSError, ValueError, KeyError) as error:
+        raise DatasetError(f"is damaged: {error}", where=str(folder), mend="record the episode again") from error
+    sim_from_recording = invert_rigid(arrays["recording_from_sim"])
+    height, width = depth.shape[1:]
+    return Film(
+        cameras=Cameras(arrays["K"], arrays["cam_from_world"] @ sim_from_recording, width, height),
+        depth_m=np.where(depth > 0, depth * np.float32(described["depth_unit_m"]), np.float32(np.nan)),
+        object_id=objects.astype(np.int32) - 1,
+        body_pose=arrays["recording_from_sim"] @ arrays["body_pose"],
+        object_body=arrays["object_body"],
+        body_part=arrays["body_part"],
     )
 
 
-def _inside(xy_px: np.ndarray, width: int, height: int) -> np.ndarray:
-    x, y = xy_px[..., 0], xy_px[..., 1]
-    with np.errstate(invalid="ignore"):
-        return (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)
+def read_description(truth_dir: str | Path) -> dict[str, Any]:
+    """What `truth.json` says: task, seed, success_frame, part_names (part id → MuJoCo body name), settings.
+
+    Raises:
+        DatasetError: no truth there, or damaged.
+        FormatVersionError: written by a newer traceworld.
+    """
+    file = truth_folder_of(truth_dir) / TRUTH_FILE
+    try:
+        described = json.loads(file.read_text())
+        newer = described["format_version"] > FORMAT_VERSION
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"cannot be read: {error}", where=str(file), mend="record the episode again") from error
+    if newer:
+        raise FormatVersionError(
+            f"has format {described['format_version']}, this traceworld reads up to {FORMAT_VERSION}",
+            where=str(file),
+            mend="update traceworld",
+        )
+    return described
+
+
+def truth_folder_of(path: str | Path) -> Path:
+    """The truth of a recording: `path` itself if it is one, else the folder beside it."""
+    path = Path(path)
+    return path if path.name.endswith(TRUTH_SUFFIX) else path.with_name(path.name + TRUTH_SUFFIX)
+
+
+def is_complete_truth(folder: Path) -> bool:
+    """Folders appear whole, so one that has its description has everything."""
+    return (folder / TRUTH_FILE).is_file()
+
+
+def write_truth(
+    folder: Path,
+    film: Film,
+    recording_from_sim: np.ndarray,
+    description: dict[str, Any],
+    rollout: Rollout,
+    names: list[str],
+) -> None:
+    """Fill an empty folder with the truth of a film in the simulator's world frame."""
+    np.savez_compressed(
+        folder / "truth.npz",
+        K=film.cameras.K,
+        cam_from_world=film.cameras.cam_from_world,
+        body_pose=film.body_pose,
+        object_body=film.object_body,
+        body_part=film.body_part,
+        recording_from_sim=recording_from_sim,
+    )
+    for name in ("objects", "depth"):
+        (folder / name).mkdir()
+    for t in range(film.num_frames):
+        cv2.imwrite(str(folder / "objects" / f"{t:04d}.png"), (film.object_id[t] + 1).astype(np.uint16))
+        cv2.imwrite(str(folder / "depth" / f"{t:04d}.png"), depth_picture(film.depth_m[t], DEPTH_UNIT_M))
+    stride = description["config"]["frame_stride"]
+    success = None if rollout.success_step is None else -(-rollout.success_step // stride)
+    described = {
+        "format_version": FORMAT_VERSION,
+        "depth_unit_m": DEPTH_UNIT_M,
+        "instruction": rollout.instruction,
+        "success_frame": success,
+        "part_names": {str(part): names[part] for part in np.unique(film.body_part) if part >= 0},
+        "simulated": description,
+    }
+    (folder / TRUTH_FILE).write_text(json.dumps(described, indent=1, sort_keys=True))
+
+
+def _read_png(file: Path) -> np.ndarray:
+    pixels = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 2:
+        raise ValueError(f"{file.name} is no 16-bit picture")
+    return pixels

@@ -76,9 +76,7 @@ class World:
         model = self._env.model
         self._pristine = {name: getattr(model, name).copy() for name in PLACEMENT + PLACEMENT_OF_SITES}
 
-    def rollout(
-        self, seed: int, *, action_noise: float = 0.0, hold_steps: int = 20, max_steps: int = 300
-    ) -> Rollout:
+    def rollout(self, seed: int, *, action_noise: float = 0.0, hold_steps: int = 20, max_steps: int = 300) -> Rollout:
         """Play one episode. The same arguments give the same states, whatever was played before.
 
         Args:
@@ -107,9 +105,7 @@ class World:
             states.append(env.data.qpos.copy())
             if success_step is None and info["success"] > 0.5:
                 success_step = len(states) - 1
-        return Rollout(
-            self.task, seed, instruction_of(self.task), np.array(states), placement, goals, success_step
-        )
+        return Rollout(self.task, seed, instruction_of(self.task), np.array(states), placement, goals, success_step)
 
     def _reset(self, seed: int) -> np.ndarray:
         env = self._env
@@ -163,6 +159,10 @@ class Stage:
         self._mujoco.mj_kinematics(self.model, self.data)
         self._mujoco.mj_comPos(self.model, self.data)  # lights and cameras that follow a body need it
         self._mujoco.mj_camlight(self.model, self.data)
+
+    def body_names(self) -> list[str]:
+        """MuJoCo's name of each body ("" for some)."""
+        return [self.model.body(body).name for body in range(self.model.nbody)]
 
     def body_poses(self) -> Float64[np.ndarray, "bodies 4 4"]:
         """world_from_body of every body in the state on the stage."""

@@ -24,11 +24,15 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
-        with open(temporary, "rb") as file:  # on disk before it has its name, so a power cut leaves no empty file either
+        with open(
+            temporary, "rb"
+        ) as file:  # on disk before it has its name, so a power cut leaves no empty file either
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise DatasetError(f"cannot be written: {error}", where=str(path), mend="check free space and rights") from error
+        raise DatasetError(
+            f"cannot be written: {error}", where=str(path), mend="check free space and rights"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float32, Int, UInt8
 from traceworld.errors import InvalidInputError
 from traceworld.geometry.bspline import fit_controls
 from traceworld.geometry.cameras import K_to_uv
-from traceworld.traces.cutting import CLOCK_INDEX, TraceWindow, WindowConfig
+from traceworld.traces.cutting import TraceWindow, WindowConfig
 from traceworld.traces.types import Camera, Clip
 
 Sample = dict[str, Any]
@@ -35,9 +35,7 @@ _PADDING: dict[str, float | int | bool] = {
 }
 
 
-def choose_keypoints(
-    window: TraceWindow, config: WindowConfig, rng: np.random.Generator
-) -> Int[np.ndarray, " n"]:
+def choose_keypoints(window: TraceWindow, config: WindowConfig, rng: np.random.Generator) -> Int[np.ndarray, " n"]:
     """Draw a sample's keypoints in random order: how many is uniform, moving ones are preferred, small parts not starved.
 
     Returns:
@@ -103,7 +101,7 @@ def point_fields(
     window: TraceWindow,
     keypoints: Int[np.ndarray, " n"],
     config: WindowConfig,
-    s_delta: Float32[np.ndarray, "3"],
+    s_delta: Float32[np.ndarray, " 3"],
     *,
     history_valid: Bool[np.ndarray, "n h"],
     z_known: bool,

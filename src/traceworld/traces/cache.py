@@ -78,7 +78,12 @@ class TraceCache:
             if not build:
                 raise DatasetError("is not built or out of date", where=str(kept_in), mend="call cache(build=True)")
             _build(dataset, home)
+            if folder is None:
+                _remove_older(home)
         return cls(home, dataset.path)
+
+    def __reduce__(self) -> tuple:  # to another process go the names of the files, not their contents
+        return TraceCache, (self.folder, self.root)
 
     def __len__(self) -> int:
         return len(self._clips)
@@ -135,7 +140,7 @@ class TraceCache:
 
 
 def _unchecked(cls: type, fields: dict[str, Any]) -> Any:
-    made = object.__new__(cls)
+    made: Any = object.__new__(cls)
     for name, value in fields.items():
         object.__setattr__(made, name, value)
     return made
@@ -200,7 +205,11 @@ def _build(dataset: Dataset, home: Path) -> None:
         ) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    for old in home.parent.iterdir():  # caches of what the dataset was before; readers keep what they have mapped
+
+
+def _remove_older(home: Path) -> None:
+    """Remove caches of what the dataset was before; processes that have them mapped keep them."""
+    for old in home.parent.iterdir():
         if old != home and old.is_dir() and not old.name.startswith("."):
             shutil.rmtree(old, ignore_errors=True)
 

@@ -67,7 +67,7 @@ class WindowConfig:
         for name in ("moving_share", "history_drop_all", "history_drop_each", "depth_drop"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{getattr(self, name)} is no probability", where=f"WindowConfig.{name}")
-        if not self.step > 0:
+        if not self.step_size > 0:
             raise ConfigError(f"{self.step} is not positive", where="WindowConfig.step")
         if self.history < 0 or self.horizon < 1:
             raise ConfigError(f"history {self.history}, horizon {self.horizon}", where="WindowConfig")
@@ -202,7 +202,7 @@ def _arc_frame_times(clip: Clip, frame: int, config: WindowConfig) -> np.ndarray
     known = _ARC.setdefault(clip, {})
     key = (frame, config.history, config.horizon, config.step)
     if key not in known:
-        static = clip.cameras.static and bool((clip.cameras.K == clip.cameras.K[:1]).all())
+        static = clip.cameras.static and bool((clip.cameras.K[:1] == clip.cameras.K).all())
         if static and "clock" not in known:
             known["clock"] = arc_clock(clip, 0)
         s = known["clock"] if static else arc_clock(clip, frame)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
@@ -23,6 +24,7 @@ _BAD_PICTURE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 PICTURES = (".jpg", ".jpeg", ".png")
 
 
+@runtime_checkable
 class MediaReader(Protocol):
     """How the pictures of one kind of `Media` are read."""
 
@@ -87,34 +89,19 @@ def _reader(clip: Clip, frame: int) -> MediaReader:
     return _READERS[clip.media.kind]
 
 
-def source_frame(clip: Clip, frame: int, times_s: np.ndarray) -> int:
-    """Number of the source's frame that clip frame `frame` shows.
+def source_frame(clip: Clip, frame: int, num_source_frames: int) -> int:
+    """Number of the frame of the video or folder that clip frame `frame` shows.
 
-    That is `provenance["source_frames"][frame]` if the clip says so; else the source frame whose time is nearest to the
-    clip's, both counted from the source's first frame.
-
-    Args:
-        times_s: [M] seconds of the source's frames, ascending.
+    That is `provenance["source_frames"][frame]` where a clip has that list (it was resampled), else `frame` itself.
 
     Raises:
         MediaError: the source has no such frame.
     """
     listed = clip.provenance.get("source_frames")
-    if listed is not None:
-        number = int(listed[frame])
-        if not 0 <= number < len(times_s):
-            raise MediaError(
-                f"has {len(times_s)} frames; the clip needs frame {number}",
-                where=str(media_path(clip)),
-                mend="restore the file that the clip was extracted from",
-            )
-        return number
-    wanted = clip.time_s[frame] + times_s[0]
-    number = int(np.abs(times_s - wanted).argmin())
-    steps = np.diff(clip.time_s)
-    if abs(times_s[number] - wanted) > max(0.5 * float(np.median(steps)) if len(steps) else 0.0, 0.05):
+    number = frame if listed is None else int(listed[frame])
+    if not 0 <= number < num_source_frames:
         raise MediaError(
-            f"has no frame at {clip.time_s[frame]:.3f} s (it lasts {times_s[-1] - times_s[0]:.3f} s)",
+            f"has {num_source_frames} frames; the clip needs frame {number}",
             where=str(media_path(clip)),
             mend="restore the file that the clip was extracted from",
         )
@@ -137,8 +124,8 @@ def open_picture(path: Path) -> UInt8[np.ndarray, "H W 3"]:
         raise MediaError(f"cannot be read as a picture: {error}", where=str(path), mend="restore the file") from error
 
 
-def open_depth(path: Path, unit_m: float) -> Float32[np.ndarray, "H W"]:
-    """A 16-bit PNG of depth as metres; 0 becomes NaN.
+def open_depth(path: Path, unit_m: float, invalid: float = 0) -> Float32[np.ndarray, "H W"]:
+    """A 16-bit PNG of depth as metres; 0, 65535 (saturated) and `invalid` become NaN.
 
     Raises:
         DepthError: missing, damaged or not a single-channel image of integers.
@@ -152,7 +139,8 @@ def open_depth(path: Path, unit_m: float) -> Float32[np.ndarray, "H W"]:
         raise DepthError(
             f"is no depth image ({values.dtype}, shape {values.shape})", where=str(path), mend="give a 16-bit grey PNG"
         )
-    return np.where(values > 0, values.astype(np.float32) * np.float32(unit_m), np.float32(np.nan))
+    known = (values > 0) & (values != 65535) & (values != invalid)
+    return np.where(known, values.astype(np.float32) * np.float32(unit_m), np.float32(np.nan))
 
 
 class FramesReader:
@@ -191,9 +179,8 @@ class RgbdReader:
 
     def _files(self, clip: Clip, frame: int) -> tuple[Path, Path, Mapping[str, Any]]:
         folder = media_path(clip)
-        about, colours = _rgbd_listing(folder)
-        times = np.asarray(about.get("timestamps_s") or np.arange(len(colours)) / 30.0, float)
-        colour = colours[source_frame(clip, frame, times[: len(colours)])]
+        about, colours = _rgbd_listing(folder, _changed(folder / "clip.json"))
+        colour = colours[source_frame(clip, frame, len(colours))]
         return folder / "color" / colour, folder / "depth" / f"{Path(colour).stem}.png", about
 
     def image(self, clip: Clip, frame: int) -> UInt8[np.ndarray, "H W 3"]:
@@ -201,16 +188,29 @@ class RgbdReader:
 
     def depth(self, clip: Clip, frame: int) -> Float32[np.ndarray, "Hd Wd"] | None:
         _, path, about = self._files(clip, frame)
-        if not about.get("depth_registered", False) or not path.exists():
+        if not about.get("depth_registered", True) or not path.exists():
             return None
-        return open_depth(path, float(about.get("depth_unit_m", 0.001)))
+        return open_depth(path, float(about.get("depth_unit_m") or 0.001), float(about.get("depth_invalid") or 0))
+
+
+def _changed(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError as error:
+        raise MediaError(f"cannot be read: {error.strerror}", where=str(path), mend="restore the file") from error
+
+
+def _by_number(name: str) -> tuple[tuple[int, str], ...]:
+    """Sort key under which frame 10000 comes after frame 9999."""
+    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name))
 
 
 @functools.lru_cache(maxsize=64)
-def _rgbd_listing(folder: Path) -> tuple[dict[str, Any], list[str]]:
+def _rgbd_listing(folder: Path, _changed_ns: int) -> tuple[dict[str, Any], list[str]]:
     try:
         about = json.loads((folder / "clip.json").read_text(encoding="utf-8"))
-        names = sorted(path.name for path in (folder / "color").iterdir() if path.suffix.lower() in PICTURES)
+        found = (path.name for path in (folder / "color").iterdir() if path.suffix.lower() in PICTURES)
+        names = sorted((name for name in found if not name.startswith(".")), key=_by_number)
     except (OSError, ValueError) as error:
         raise MediaError(
             f"is not an RGB-D folder: {error}", where=str(folder), mend="restore clip.json and color/"
@@ -230,7 +230,7 @@ class VideoReader:
         from traceworld.traces.video_frames import video_frames
 
         video = video_frames(media_path(clip))
-        return video.read(source_frame(clip, frame, video.times_s))
+        return video.read(source_frame(clip, frame, len(video)))
 
     def depth(self, clip: Clip, frame: int) -> Float32[np.ndarray, "Hd Wd"] | None:
         return None

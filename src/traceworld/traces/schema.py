@@ -66,7 +66,9 @@ SCHEMA = pa.schema(
     ],
     metadata={_VERSION_KEY: str(FORMAT_VERSION).encode()},
 )
-_FLOAT_COLUMNS = [f"{f.name}.list.element" for f in SCHEMA if f.type in (pa.list_(pa.float32()), pa.list_(pa.float64()))]
+_FLOAT_COLUMNS = [
+    f"{f.name}.list.element" for f in SCHEMA if f.type in (pa.list_(pa.float32()), pa.list_(pa.float64()))
+]
 
 
 def check_version(found: object, where: str) -> int:
@@ -98,7 +100,7 @@ def write_shard(path: Path, clips: Sequence[Clip]) -> None:
         SCHEMA,
         compression="zstd",
         use_dictionary=False,
-        column_encoding={name: "BYTE_STREAM_SPLIT" for name in _FLOAT_COLUMNS},
+        column_encoding=dict.fromkeys(_FLOAT_COLUMNS, "BYTE_STREAM_SPLIT"),
         write_statistics=["clip_id", "num_frames", "num_keypoints"],
         write_page_checksum=True,
     ) as writer:
@@ -146,7 +148,7 @@ def _plain(value: object) -> object:
 
 
 def _one_list(values: np.ndarray, dtype: type) -> pa.ListArray:
-    flat = np.ascontiguousarray(values, dtype).reshape(-1)
+    flat: np.ndarray = np.ascontiguousarray(values, dtype).reshape(-1)
     return pa.ListArray.from_arrays(pa.array([0, flat.size], pa.int32()), pa.array(flat))
 
 
@@ -260,7 +262,10 @@ def row_to_clip_v1(table: pa.Table, root: Path) -> Clip:
 
 def media_from_dict(fields: Mapping[str, Any]) -> Media:
     """A `Media` from its stored fields."""
-    return Media(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+    tuples: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+    }
+    return Media(**tuples)
 
 
 # One reader per format version there has ever been: a new version adds an entry and keeps the old ones.

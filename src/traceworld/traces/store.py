@@ -15,6 +15,7 @@ from traceworld.traces.writer import (
     CLIPS,
     DATASET_FILE,
     MANIFEST_FILE,
+    STATUS,
     DatasetWriter,
     read_manifest,
     read_statuses,
@@ -55,6 +56,9 @@ class Dataset:
         self.format_version = check_version(self._described.get("format_version"), str(described))
         self._open_shard: tuple[str, Shard] | None = None
 
+    def __reduce__(self) -> tuple:
+        return Dataset, (self.path,)
+
     @property
     def statistics(self) -> dict[str, Any]:
         """Corpus statistics of `dataset.json` (see traces/statistics.py); empty before `finalise`."""
@@ -69,11 +73,13 @@ class Dataset:
     def manifest(self) -> list[dict[str, Any]]:
         """One record per input item: item_id, status, stage, error, clips, shard, shard_bytes, source, timings.
 
-        Read from `manifest.parquet`, or from the status files where the run has not been finalised.
+        Read from `manifest.parquet`, or from the status files if items were written since the last `finalise`.
         """
         file = self.path / MANIFEST_FILE
         if file.is_file():
-            return read_manifest(file)
+            written = file.stat().st_mtime_ns
+            if all(status.stat().st_mtime_ns <= written for status in (self.path / STATUS).glob("*.json")):
+                return read_manifest(file)
         return sorted(read_statuses(self.path), key=lambda item: item["item_id"])
 
     @cached_property

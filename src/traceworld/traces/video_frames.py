@@ -10,7 +10,7 @@ from typing import Any
 
 import av
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from traceworld.errors import MediaError
 
@@ -18,10 +18,7 @@ _READ_ON = 48  # frames that are rather decoded through than jumped over, when r
 
 
 class VideoFrames:
-    """A video file as an array of frames, numbered in the order of presentation.
-
-    Attributes:
-        times_s: [M] presentation time of every frame in seconds (the stream's own clock: need not start at 0).
+    """A video file as an array of frames, numbered from 0 in the order of presentation.
 
     Raises:
         MediaError: the file is missing, damaged or no video.
@@ -29,14 +26,10 @@ class VideoFrames:
 
     def __init__(self, path: Path):
         self.path = path
-        self._stamps, self._seconds_per_tick = self._list_frames()
+        self._stamps = self._list_frames()
         self._container: Any = None
         self._decoder: Iterator[Any] = iter(())
         self._last = -1  # number of the frame that the decoder gave last
-
-    @property
-    def times_s(self) -> Float[np.ndarray, " M"]:
-        return self._stamps * self._seconds_per_tick
 
     def __len__(self) -> int:
         return len(self._stamps)
@@ -86,11 +79,11 @@ class VideoFrames:
         container.streams.video[0].codec_context.thread_count = 1
         return container
 
-    def _list_frames(self) -> tuple[np.ndarray, float]:
+    def _list_frames(self) -> np.ndarray:
+        """Presentation stamps of all frames, ascending."""
         container = self._open()
         try:
             stream = container.streams.video[0]
-            tick = float(stream.time_base or 0) or 1.0
             # Packets alone (no decoding) say when each frame is shown, unless the container keeps no such stamps.
             stamps = [p.pts for p in container.demux(stream) if p.size and not p.is_discard]
             if not stamps or any(stamp is None for stamp in stamps) or len(set(stamps)) < len(stamps):
@@ -102,7 +95,7 @@ class VideoFrames:
             container.close()
         if not stamps:
             raise self._error("holds no frames")
-        return np.unique(np.asarray(stamps, np.int64)), tick
+        return np.unique(np.asarray(stamps, np.int64))
 
     def _seek(self, stamp: int | None) -> None:
         if stamp is None or self._container is None:

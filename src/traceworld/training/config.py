@@ -39,8 +39,10 @@ class TrainConfig:
         arc_weight, arc_step: share and step (image widths of path) of windows on the arc-length clock.
         colour_jitter, depth_noise_m: augmentation of App. B.1.
         history_drop_all, history_drop_each, depth_drop: dropout of App. C.1.
-        image_size: side of the square picture given to the model, px; None = the model's own.
+        image_size: (width, height) of the picture given to the model, px; None = the model's own.
         keypoints: least and most keypoints drawn per window, uniformly.
+        moving_share: chance of each keypoint to be drawn from the moving points.
+        min_motion: leave out windows in which no point gets this far from its anchor (uv units).
         device: `auto`, `cpu`, `cuda`, … threads: torch threads, None = torch's choice.
     """
 
@@ -79,8 +81,10 @@ class TrainConfig:
     history_drop_all: float = 0.2
     history_drop_each: float = 0.3
     depth_drop: float = 0.7
-    image_size: int | None = None
+    image_size: tuple[int, int] | None = None
     keypoints: tuple[int, int] = (1, 256)
+    moving_share: float = 0.8
+    min_motion: float = 0.0
     device: str = "auto"
     threads: int | None = None
 
@@ -101,7 +105,7 @@ class TrainConfig:
             "colour_jitter",
         ):
             _need(getattr(self, name) >= 0, name, f"is {getattr(self, name)}", "must not be negative")
-        for name in ("history_drop_all", "history_drop_each", "depth_drop"):
+        for name in ("history_drop_all", "history_drop_each", "depth_drop", "moving_share"):
             _need(0 <= getattr(self, name) <= 1, name, f"is {getattr(self, name)}", "is a probability")
         _need(self.time_weight + self.arc_weight > 0, "time_weight", "and arc_weight are both 0", "give one a share")
         _need(0 <= self.ema < 1, "ema", f"is {self.ema}", "a decay below 1, 0 = off")

@@ -18,25 +18,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from traceworld.errors import DatasetError
+from traceworld.traces import batching
 from traceworld.training.augment import colour_jitter, depth_noise
 
 Sample = Mapping[str, Any]
 Batch = dict[str, Any]
-
-PER_KEYPOINT = {
-    "anchor_uvz": 0.0,
-    "anchor_z_known": False,
-    "history": 0.0,
-    "history_valid": False,
-    "present": False,
-    "part_id": -1,
-    "moving": False,
-    "future": 0.0,
-    "future_valid": False,
-    "controls": 0.0,
-    "controls_usable": False,
-}
-"""Keys whose first axis is the keypoints, with the value that fills the padding."""
 
 _BLOCK = 240  # draws per block in which every source has its exact share
 _ORDER, _MIX, _AUGMENT = 11, 12, 13  # keep the random streams of one seed apart
@@ -132,26 +118,9 @@ class TrainingWindows(Dataset):
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples to a batch of tensors; keypoints are padded to the largest number in it, `present` says which are."""
-    most = max(len(sample["anchor_uvz"]) for sample in samples)
-    batch: Batch = {}
-    for key in samples[0]:
-        values = [sample[key] for sample in samples]
-        if key in PER_KEYPOINT:
-            batch[key] = torch.from_numpy(_pad(values, most, PER_KEYPOINT[key]))
-        elif isinstance(values[0], str):
-            batch[key] = values
-        else:
-            batch[key] = torch.from_numpy(np.stack([np.asarray(value) for value in values]))
-    return batch
-
-
-def _pad(values: Sequence[np.ndarray], most: int, fill: Any) -> np.ndarray:
-    first = np.asarray(values[0])
-    out = np.full((len(values), most, *first.shape[1:]), fill, first.dtype)
-    for row, value in zip(out, values, strict=True):
-        row[: len(value)] = value
-    return out
+    """`traces.batching.collate` with tensors for arrays; keypoints are padded to the largest number in the batch."""
+    batch = batching.collate(samples)
+    return {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in batch.items()}
 
 
 def training_batches(windows: TrainingWindows, *, start: int, count: int, batch: int, workers: int) -> Iterator[Batch]:

@@ -113,39 +113,36 @@ def train(config: TrainConfig, data: TrainingData | None = None) -> TrainResult:
 def _start(config: TrainConfig, out: Path, data: TrainingData | None) -> _Run:
     kind = model_kind(config.model)
     found = checkpoints.steps_on_disk(out)
+    newest = checkpoints.folder_of(out, found[-1]) if found else None
     state = TrainerState(0, config.to_json())
-    if found:
-        state = checkpoints.read_state(checkpoints.folder_of(out, found[-1]))
+    if newest:
+        state = checkpoints.read_state(newest)
         refuse_other_run(state.config, config)
         state = replace(state, config=config.to_json())
+        log.info("continuing %s at step %d", out, state.step)
     device = _device(config.device)
     torch.manual_seed(config.seed)
-    model = kind.build(config).to(device)
+    model = kind.build(config)
     if config.gradient_checkpointing:
         _enable_checkpointing(model)
-    data = data or open_training_data(config, kind.image_size(config))
+    ema, scales = None, None
+    if newest and config.ema:
+        kind.load(newest / "ema", model)
+        ema = Ema(model.to(device), config.ema)
+    if newest:
+        scales = kind.load(newest / "model", model)
+    elif config.init_from:
+        scales = kind.load(Path(config.init_from), model)
+    data = data or open_training_data(config, config.image_size or kind.image_size(model), scales)
+    kind.set_normalisation(model, data.normalisation)
+    model = model.to(device)
+    if config.ema and ema is None:
+        ema = Ema(model, config.ema)
     groups = parameter_groups(model, config, kind.is_backbone)
     optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=1e-8, fused=True)
-    if found:
-        folder = checkpoints.folder_of(out, found[-1])
-        kind.load_weights(folder / "model", model)
-        checkpoints.read_optimizer(folder, model, optimizer)
-        log.info("continuing %s at step %d", out, state.step)
-    elif config.init_from:
-        kind.load_weights(Path(config.init_from), model)
-    ema = Ema(model, config.ema) if config.ema else None
-    if ema and found:
-        _load_average(kind, folder / "ema", model, ema)
+    if newest:
+        checkpoints.read_optimizer(newest, model, optimizer)
     return _Run(config, kind, model, optimizer, ema, device, data, state, [], {})
-
-
-def _load_average(kind: ModelKind, folder: Path, model: nn.Module, ema: Ema) -> None:
-    own = {name: p.detach().clone() for name, p in model.named_parameters()}
-    kind.load_weights(folder, model)
-    ema.load(dict(model.named_parameters()))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(own[name])
 
 
 def _device(name: str) -> torch.device:

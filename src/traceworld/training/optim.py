@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -59,12 +59,6 @@ class Ema:
         now = dict(model.named_parameters())
         names = list(self.average)
         torch._foreach_lerp_([self.average[n] for n in names], [now[n].detach() for n in names], 1 - decay)
-
-    @torch.no_grad()
-    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Continue from saved averages (extra names are ignored, a missing one raises KeyError)."""
-        for name, average in self.average.items():
-            average.copy_(tensors[name])
 
     @contextlib.contextmanager
     def in_place_of(self, model: nn.Module) -> Iterator[None]:

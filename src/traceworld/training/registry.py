@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from traceworld.errors import ConfigError
+from traceworld.models.normalisation import Normalisation
 from traceworld.training.config import TrainConfig
 
 
@@ -32,15 +33,17 @@ class ModelKind:
     Attributes:
         build: a fresh model; its initial weights follow from torch's seed.
         save: (folder, model, normalisation, extra) writes a checkpoint folder that predictors load.
-        load_weights: (folder, model) fills the model from such a folder; CheckpointError if it does not fit.
-        image_size: the model's own picture side in pixels.
+        load: (folder, model) fills the model from such a folder and returns its scales; CheckpointError if it does not fit.
+        set_normalisation: (model, scales) tells a model the scales of its corpus.
+        image_size: the model's own picture size (width, height), pixels.
         is_backbone: parameter name → belongs to the pretrained backbone (learns at `vlm_lr_multiplier`).
     """
 
     build: Callable[[TrainConfig], nn.Module]
-    save: Callable[[Path, nn.Module, Mapping[str, Any], Mapping[str, Any]], None]
-    load_weights: Callable[[Path, nn.Module], None]
-    image_size: Callable[[TrainConfig], int]
+    save: Callable[[Path, nn.Module, Normalisation, Mapping[str, Any]], None]
+    load: Callable[[Path, nn.Module], Normalisation]
+    set_normalisation: Callable[[nn.Module, Normalisation], None]
+    image_size: Callable[[nn.Module], tuple[int, int]]
     is_backbone: Callable[[str], bool] = _nothing
 
 

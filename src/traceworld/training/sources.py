@@ -1,11 +1,14 @@
-"""From clip stores to the windows of a run: the split into training and validation clips, and one source per clock."""
+"""From clip stores to the windows of a run: training and validation clips, one set of windows per clock, their scales."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from traceworld.errors import ConfigError
+from traceworld.models.normalisation import Normalisation
+from traceworld.traces.store import open_dataset
+from traceworld.traces.windows import WindowConfig, WindowSet, side
 from traceworld.training.config import TrainConfig
 from traceworld.training.data import WindowSource
 
@@ -17,14 +20,99 @@ class TrainingData:
     Attributes:
         train, weights: the sources and their shares of the draws.
         val: sources of the fixed validation windows (may be empty).
-        normalisation: s_delta and depth range, stored inside every checkpoint.
+        normalisation: s_Δ per clock and depth range, stored inside every checkpoint.
     """
 
     train: Sequence[WindowSource]
     weights: Sequence[float]
     val: Sequence[WindowSource]
-    normalisation: Mapping[str, Any]
+    normalisation: Normalisation
 
 
-def open_training_data(config: TrainConfig, image_size: int) -> TrainingData:
-    raise NotImplementedError
+def open_training_data(
+    config: TrainConfig, image_size: tuple[int, int], scales: Normalisation | None = None
+) -> TrainingData:
+    """The windows of `config.data`, one source per clock that has a share.
+
+    Args:
+        config: the run.
+        image_size: (width, height) that pictures are given in.
+        scales: of the checkpoint that the weights come from: they are kept, since the weights are fitted to them.
+
+    Raises:
+        DatasetError: a store is missing or damaged, or no window can be cut.
+        ConfigError: validation clips take all there is.
+    """
+    datasets = [open_dataset(path) for path in config.data]
+    clip_ids = [name for dataset in datasets for name in dataset.clip_ids]
+    sides = {side(name, config.val_fraction) for name in clip_ids}
+    if clip_ids and "train" not in sides:
+        raise ConfigError("leaves no clip to train on", where="TrainConfig.val_fraction", mend="lower it")
+    train, weights, val = [], [], []
+    for window, weight in windows_of(config):
+        source = WindowSet(
+            datasets,
+            window,
+            seed=config.seed,
+            image_size=image_size,
+            split="train",
+            val_fraction=config.val_fraction,
+            min_motion=config.min_motion,
+            s_delta=_kept(scales, window),
+        )
+        train.append(source)
+        weights.append(weight)
+        if "val" in sides:
+            val.append(
+                WindowSet(
+                    datasets,
+                    window,
+                    seed=config.seed,
+                    image_size=image_size,
+                    split="val",
+                    val_fraction=config.val_fraction,
+                    min_motion=config.min_motion,
+                    s_delta=source.s_delta,
+                )
+            )
+    return TrainingData(train, weights, val, _normalisation(train, scales))
+
+
+def windows_of(config: TrainConfig) -> list[tuple[WindowConfig, float]]:
+    """The window config of each clock that has a share, with its share."""
+    low, high = config.keypoints
+    both = (("time", config.time_step, config.time_weight), ("arc", config.arc_step, config.arc_weight))
+    return [
+        (
+            WindowConfig(
+                clock=clock,
+                step=step,
+                min_keypoints=low,
+                max_keypoints=high,
+                moving_share=config.moving_share,
+                history_drop_all=config.history_drop_all,
+                history_drop_each=config.history_drop_each,
+                depth_drop=config.depth_drop,
+            ),
+            weight,
+        )
+        for clock, step, weight in both
+        if weight > 0
+    ]
+
+
+def _kept(scales: Normalisation | None, window: WindowConfig) -> tuple[float, ...] | None:
+    if scales is None or scales.steps.get(window.clock) != window.step_size:
+        return None
+    return scales.s_delta[window.clock]
+
+
+def _normalisation(sources: Sequence[WindowSet], scales: Normalisation | None) -> Normalisation:
+    """Each clock has its own s_Δ; depth is the same for all."""
+    s_delta = {source.configs[0].clock: tuple(float(x) for x in source.s_delta) for source in sources}
+    steps = {source.configs[0].clock: source.configs[0].step_size for source in sources}
+    if scales is not None:
+        return Normalisation(s_delta, steps, scales.depth_log_min, scales.depth_log_max)
+    found = sources[0].normalisation
+    known = {key: found[key] for key in ("depth_log_min", "depth_log_max") if found[key] is not None}
+    return Normalisation(s_delta, steps, **known)

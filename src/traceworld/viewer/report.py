@@ -128,7 +128,7 @@ def render_report(report: ReportData) -> str:
     """The report as a string of HTML."""
     if not report.title.strip():
         raise InvalidInputError("is empty", where="ReportData.title")
-    film = [{"frame": f.frame, "plain": _jpeg(f.plain), "drawn": _jpeg(f.drawn)} for f in report.film]
+    film = [{"frame": f.frame, "plain": _jpeg(f.plain, 72), "drawn": _jpeg(f.drawn, 76)} for f in report.film]
     data = {
         "scene": report.scene,
         "film": film,
@@ -163,7 +163,7 @@ def film_of(
     clip: Clip,
     pictures: Mapping[int, UInt8[np.ndarray, "H W 3"]],
     *,
-    width: int = 520,
+    width: int = 480,
     tail: int = 16,
 ) -> list[FilmFrame]:
     """The film of a clip from some of its pictures (frame → picture), with the traces drawn on each."""
@@ -218,9 +218,9 @@ def _stage(scene: Mapping[str, Any], film: Sequence[Mapping[str, Any]]) -> str:
         ("cloud", "First frame as points", "linear-gradient(90deg,#c9a27a,#7d93a8)", "dots", True, bool(scene["cloud"])),
         ("moving", "Extracted traces, moving (hollow: hidden)", "linear-gradient(90deg,#3b0f8f,#e8604c,#f0e442)", "", True, True),
         ("still", "Extracted points at rest", "#9aa4b2", "dots", False, True),
-        ("truth", "Exact traces", "#12b874", "", True, bool(scene["truth"])),
+        ("truth", "Exact traces (simulator)", "#14a6d6", "", True, bool(scene["truth"])),
         ("samples", "Predicted futures (one colour per sample)", "linear-gradient(90deg,#ff7a28,#fa545c,#ec60aa)", "", True, bool(forecasts)),
-        ("future", "What happened after", "#12b874", "", True, any(f["future"] for f in forecasts)),
+        ("future", "What happened after that frame", "#12b874", "", True, any(f["future"] for f in forecasts)),
     ]  # fmt: skip
     boxes = "".join(
         f'<label><input type="checkbox" data-layer="{key}"{" checked" if on else ""}>'
@@ -298,7 +298,7 @@ def _plain(values: Sequence[float | None]) -> list[float | None]:
     return [None if v is None or not np.isfinite(v) else round(float(v), 6) for v in values]
 
 
-def _jpeg(image: UInt8[np.ndarray, "H W 3"], quality: int = 80) -> str:
+def _jpeg(image: UInt8[np.ndarray, "H W 3"], quality: int) -> str:
     ok, data = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not ok:
         raise InvalidInputError("cannot be written as JPEG", where="report picture")

@@ -94,7 +94,7 @@ def cloud_from_depth(
     depth_m: Float[np.ndarray, "H W"],
     camera: Camera,
     *,
-    max_points: int = 14000,
+    max_points: int = 22000,
     max_depth_m: float | None = None,
 ) -> tuple[Float32[np.ndarray, "M 3"], UInt8[np.ndarray, "M 3"]]:
     """World positions and colours of a regular subset of the pixels that have depth.

@@ -194,7 +194,9 @@ class ClipServer:
         """Every browser starts a little behind the recording camera, looking where the traces are."""
         eye = np.linalg.inv(self.clip.cameras[0].cam_from_world)
         middle = _middle(self.clip)
-        aside = 0.35 * eye[:3, 0] - 0.3 * eye[:3, 1]  # to the right and above, so that the camera itself is not in the way
+        aside = (
+            0.35 * eye[:3, 0] - 0.3 * eye[:3, 1]
+        )  # to the right and above, so that the camera itself is not in the way
         back = eye[:3, 3] - 0.2 * (middle - eye[:3, 3]) + self._scale * aside
         start = self.server.initial_camera
         start.position, start.look_at, start.up = tuple(back), tuple(middle), tuple(-eye[:3, 1])

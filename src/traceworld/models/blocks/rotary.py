@@ -19,7 +19,7 @@ def rotary_angles(
 def rotate(
     x: Float[Tensor, "B heads L D"], cos: Float[Tensor, "B #L half"], sin: Float[Tensor, "B #L half"]
 ) -> Float[Tensor, "B heads L D"]:
-    """Turn the pairs (x_i, x_{i+D/2}) by their angle; computed in float32, returned in the dtype of `x`."""
-    cos, sin = cos[:, None], sin[:, None]
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+    """Turn the pairs (x_i, x_{i+D/2}) by their angle, in the dtype of `x`."""
+    cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

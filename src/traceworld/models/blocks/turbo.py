@@ -39,9 +39,7 @@ def log_depth_unit(
     return unit.clamp(0, 1) * known, known.float()
 
 
-def turbo_picture(
-    depth_m: Float[Tensor, "B H W"], log_range: Float[Tensor, "2"]
-) -> Float[Tensor, "B 3 H W"]:
+def turbo_picture(depth_m: Float[Tensor, "B H W"], log_range: Float[Tensor, "2"]) -> Float[Tensor, "B 3 H W"]:
     """Depth rendered as RGB in [0, 1]; unknown pixels get the colour of "far" (index 0), as in the released code."""
     unit, _ = log_depth_unit(depth_m, log_range)
     table = turbo_table().to(depth_m.device)

@@ -29,7 +29,7 @@ class NanoPrefixConfig:
     image_width: int = 192
     stem_channels: tuple[int, int, int] = (24, 48, 96)
     width: int = 192
-    layers: int = 6
+    layers: int = 4
     heads: int = 6
     mlp_hidden: int = 512
     word_buckets: int = 2048
@@ -192,6 +192,13 @@ class Mu0Config:
         )
         if width % heads or (width // heads) % 2:
             raise ConfigError(f"{heads} heads do not split width {width} into even parts", where="prefix")
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(width, height) in px of the pictures that the prefix looks at; others are resized to it."""
+        if isinstance(self.prefix, NanoPrefixConfig):
+            return self.prefix.image_width, self.prefix.image_height
+        return self.prefix.image_size, self.prefix.image_size
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""

@@ -86,7 +86,7 @@ class ExpertLayer(nn.Module):
             prefix: keys and values [B,kv_heads,L,head_dim] of this layer.
             own_mask: which suffix keys (`earlier` ones, then x's own) each token sees.
             angles: cosine and sine [BR,1,head_dim/2] of the suffix position.
-            earlier: keys and values [BR,kv_heads,Mh,head_dim] of the history stream.
+            earlier: keys and values [BR or B,kv_heads,Mh,head_dim] of the history stream.
 
         Returns:
             (x, own): own are x's keys and values in this layer; None in a cross layer.
@@ -104,13 +104,19 @@ class ExpertLayer(nn.Module):
             found = found.unflatten(2, (versions, -1)).transpose(1, 2).flatten(0, 1)
         else:
             own = self.own_keys(normed, *angles)
-            parts = [tuple(t.repeat_interleave(versions, 0) if versions > 1 else t for t in prefix)]
-            parts += [earlier] if earlier is not None else []
-            key, value = (torch.cat([p[i].to(query.dtype) for p in [*parts, own]], dim=2) for i in (0, 1))
+            parts = [prefix, own] if earlier is None else [prefix, earlier, own]
+            key, value = (_join([part[i] for part in parts], len(x), query.dtype) for i in (0, 1))
             seen = prefix_mask.repeat_interleave(versions, 0)[:, None].expand(-1, own_mask.shape[1], -1)
             found = attend(rotate(query, *angles), key, value, torch.cat([seen, own_mask], dim=2))
         x = x + gate_a * self.o_proj(merge_heads(found))
         return x + gate_m * self.mlp(modulate(self.norm_mlp(x), shift_m, scale_m)), own
+
+
+def _join(parts: list[Tensor], rows: int, dtype: torch.dtype) -> Float[Tensor, "BR kv_heads Mk D"]:
+    """Keys (or values) of several sources one after the other; a source of B rows serves all versions of each one."""
+    smallest = min(map(len, parts))
+    views = [p.to(dtype).unflatten(0, (smallest, -1)).expand(-1, rows // smallest, -1, -1, -1) for p in parts]
+    return torch.cat(views, dim=3).flatten(0, 1)
 
 
 class TraceExpert(nn.Module):

@@ -153,8 +153,6 @@ class Mu0Model(nn.Module):
         history = context.history
         if history is None:
             history = self._run_history(context, tau)
-        elif R > 1:
-            history = {i: tuple(t.repeat_interleave(R, 0) for t in pair) for i, pair in history.items()}
         controls_seen = query.present.repeat_interleave(tokens.shape[2] // N, dim=1)
         mask = torch.cat([query.history_seen, controls_seen], dim=1).repeat_interleave(R, 0)[:, None]
         hidden = self.expert(tokens.flatten(0, 1), condition.flatten(0, 1), context.prefix, history, mask)

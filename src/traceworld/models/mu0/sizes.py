@@ -56,9 +56,7 @@ _SIZES = {
         size="nano",
         prefix=NanoPrefixConfig(),
         local=LocalFeatureConfig(source="prefix"),
-        expert=ExpertConfig(
-            width=192, mlp_hidden=384, history_scale="s_delta", history_time="clean", summary=True
-        ),
+        expert=ExpertConfig(width=192, mlp_hidden=384, history_scale="s_delta", history_time="clean", summary=True),
         loss=LossConfig(draws=4),
     ),
     "small": _full("small", _SMOLVLM_256M),

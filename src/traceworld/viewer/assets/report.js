@@ -8,7 +8,7 @@
   const TAIL = 24;
   const TIME_SCALE = [[0, "#3b0f8f"], [0.35, "#a3219c"], [0.65, "#e8604c"], [0.85, "#fb9f3a"], [1, "#f0e442"]];
   const SAMPLE_COLOURS = ["#ff7a28", "#ffaa3c", "#fa545c", "#ec60aa", "#e0b23c"];
-  const TRUTH = "#12b874";
+  const TRUTH = "#12b874", EXACT = "#14a6d6"; // what happened after a prediction; the simulator's own traces
 
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
   function unpack(text, box) { // base64 uint16 steps of the box → three Float32Arrays, NaN where unknown
@@ -110,7 +110,7 @@
       const xyz = unpack(data.cloud.xyz, box);
       const rgb = bytes(data.cloud.rgb);
       const colours = Array.from({ length: xyz[0].length }, (_, i) => `rgb(${rgb[3 * i]},${rgb[3 * i + 1]},${rgb[3 * i + 2]})`);
-      add("cloud", dots("cloud", { x: xyz[0], y: xyz[1], z: xyz[2] }, { size: 2.1, color: colours, opacity: 1, line: { width: 0 } }));
+      add("cloud", dots("cloud", { x: xyz[0], y: xyz[1], z: xyz[2] }, { size: 2.6, color: colours, opacity: 1, line: { width: 0 } }));
     }
     const rim = data.frustum;
     const edges = [[0, 1], [0, 2], [0, 3], [0, 4], [1, 2], [2, 3], [3, 4], [4, 1]];
@@ -118,7 +118,7 @@
     edges.forEach(([a, b]) => { [a, b].forEach((i) => { frustum.x.push(rim[i][0]); frustum.y.push(rim[i][1]); frustum.z.push(rim[i][2]); }); cut(frustum); });
     add("camera", line("camera", frustum, { width: 2, color: "#8a94a3" }));
     add("still", dots("still points", empty(), { size: 2.6, color: "#9aa4b2" }));
-    if (truth) add("truth", line("exact traces", empty(), { width: 3, color: TRUTH }));
+    if (truth) add("truth", line("exact traces", empty(), { width: 3, color: EXACT }));
     add("tails", line("extracted tails", empty(), { width: 5, color: [], colorscale: TIME_SCALE, cmin: 0, cmax: 1 }));
     add("heads", dots("extracted points", empty(), { size: 4, color: "#f0e442", line: { width: 0.5, color: "#20242c" } }));
     add("hidden", dots("hidden points", empty(), { size: 4, color: "#f0e442", symbol: "circle-open" }));
@@ -134,7 +134,7 @@
       oblique: null, side: null, above: null,
     };
     const away = eyes.front.map((v, a) => v - focus[a]);
-    const reach = Math.max(0.55, Math.min(1.7, Math.hypot(...away)));
+    const reach = Math.max(0.6, Math.min(1.7, 0.95 * Math.hypot(...away)));
     const turned = (yaw, lift) => { // the camera's direction turned by yaw (degrees) and raised
       const flat = Math.hypot(away[0], away[1]) || 1, r = (yaw * Math.PI) / 180;
       const d = [(away[0] * Math.cos(r) - away[1] * Math.sin(r)) / flat, (away[0] * Math.sin(r) + away[1] * Math.cos(r)) / flat, lift];

@@ -1,0 +1,137 @@
+"""From event spans to captioned events: measure what each part did, ask the captioner, merge neighbours (mu0-paper A.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from traceworld.geometry.cameras import project_cam, px_to_uv, transform
+from traceworld.perception.interfaces import Caption, CaptionBackend, CaptionRequest, PartMotion
+from traceworld.traces.types import Cameras, Event, Traces
+
+ImageReader = Callable[[Sequence[int]], tuple[np.ndarray, ...]]
+
+
+def part_motions(
+    traces: Traces, cameras: Cameras, start: int, end: int, metric: bool, min_points: int = 2
+) -> tuple[PartMotion, ...]:
+    """What every moving part did in frames [start, end), as the camera of the clip's first frame sees it, largest first.
+
+    Size is net displacement × √points, so that one lost point does not outrank an arm. Parts seen with fewer than `min_points`
+    moving points are left out, unless no part has more. Frames without a known position are skipped over.
+    """
+    xyz_cam = transform(cameras.cam_from_world[0], traces.xyz_world[start:end].astype(np.float64))
+    uv = px_to_uv(project_cam(xyz_cam, cameras.K[0])[..., :2], cameras.width, cameras.height)
+    usable = traces.valid[start:end] & np.isfinite(uv).all(-1) & traces.moving
+    path_space = xyz_cam
+    if not metric:  # only sideways motion means anything without depth
+        path_space = np.concatenate([uv * [0.5, 0.5 * cameras.height / cameras.width], np.zeros_like(uv[..., :1])], -1)
+    motions = []
+    for part in np.unique(traces.part_id[usable.sum(0) >= 2]):
+        members = (traces.part_id == part) & (usable.sum(0) >= 2)
+        motion = _part_motion(int(part), path_space[:, members], uv[:, members], usable[:, members], metric)
+        if motion is not None:
+            motions.append(motion)
+    if any(motion.num_points >= min_points for motion in motions):
+        motions = [motion for motion in motions if motion.num_points >= min_points]
+    size = [float(np.linalg.norm(m.shift) + 0.1 * m.path) * m.num_points**0.5 for m in motions]
+    return tuple(motions[k] for k in np.argsort(-np.array(size), kind="stable"))
+
+
+def _part_motion(
+    part: int,
+    path_space: Float[np.ndarray, "T M 3"],
+    uv: Float[np.ndarray, "T M 2"],
+    usable: np.ndarray,
+    metric: bool,
+) -> PartMotion | None:
+    shifts, paths, starts, ends = [], [], [], []
+    for point in range(usable.shape[1]):
+        frames = np.flatnonzero(usable[:, point])
+        xyz = path_space[frames, point]
+        shifts.append(xyz[-1] - xyz[0])
+        paths.append(np.linalg.norm(np.diff(xyz, axis=0), axis=-1).sum())
+        starts.append(uv[frames[0], point])
+        ends.append(uv[frames[-1], point])
+    shift, start, end = np.median(shifts, 0), np.median(starts, 0), np.median(ends, 0)
+    if not np.median(paths) > 0:
+        return None
+    return PartMotion(
+        part_id=part,
+        num_points=len(shifts),
+        shift=(float(shift[0]), float(shift[1]), float(shift[2])),
+        path=float(np.median(paths)),
+        metric=metric,
+        start_uv=(float(start[0]), float(start[1])),
+        end_uv=(float(end[0]), float(end[1])),
+    )
+
+
+def motion_mask(traces: Traces, cameras: Cameras, start: int, end: int) -> np.ndarray:
+    """[H,W] bool: discs of 2 % of the width where points stand in frame `start` that move before frame `end` (A.5)."""
+    from traceworld.geometry.cameras import project
+
+    xy = project(traces.xyz_world[start].astype(np.float64), cameras.K[start], cameras.cam_from_world[start])[..., :2]
+    keep = traces.moving & traces.valid[start] & np.isfinite(xy).all(-1)
+    rows, cols = np.mgrid[: cameras.height, : cameras.width]
+    mask = np.zeros((cameras.height, cameras.width), bool)
+    for x, y in xy[keep]:
+        mask |= (cols - x) ** 2 + (rows - y) ** 2 <= (0.02 * cameras.width) ** 2
+    return mask
+
+
+def _event(start: int, end: int, level: int, caption: Caption) -> Event:
+    return Event(start, end, caption.caption, level, caption.before, caption.interaction, caption.change)
+
+
+def caption_events(
+    spans: Sequence[tuple[int, int]],
+    traces: Traces,
+    cameras: Cameras,
+    time_s: Float[np.ndarray, " T"],
+    captioner: CaptionBackend,
+    *,
+    task: str = "",
+    metric: bool = True,
+    merge_window: int = 3,
+    read_images: ImageReader | None = None,
+) -> tuple[Event, ...]:
+    """Captioned events of a clip, fine ones first, then summaries.
+
+    Args:
+        spans: fine events (level 0).
+        merge_window: level 1 holds one event per run of this many neighbours (sliding by one), if there are more fine
+            events than that; level 2, or 1 with fewer, is the whole clip.
+        read_images: frames → pictures; called once per event with start, midpoint and end if the captioner wants them.
+    """
+    captions: list[Caption] = []
+    for index, (start, end) in enumerate(spans):
+        images: tuple[np.ndarray, ...] = ()
+        mask = None
+        if captioner.needs_images and read_images is not None:
+            images = read_images((start, (start + end - 1) // 2, end - 1))
+            mask = motion_mask(traces, cameras, start, end)
+        request = CaptionRequest(
+            parts=part_motions(traces, cameras, start, end, metric),
+            start_s=float(time_s[start]),
+            end_s=float(time_s[min(end, len(time_s) - 1)]),
+            index=index,
+            count=len(spans),
+            task=task,
+            images=images,
+            motion_mask=mask,
+        )
+        captions.append(captioner.caption(request))
+    events = [_event(start, end, 0, caption) for (start, end), caption in zip(spans, captions, strict=True)]
+    level = 1
+    if len(spans) > merge_window:
+        for first in range(len(spans) - merge_window + 1):
+            run = slice(first, first + merge_window)
+            merged = captioner.merge(captions[run], task)
+            events.append(_event(spans[run][0][0], spans[run][-1][1], level, merged))
+        level += 1
+    if len(spans) > 1:
+        events.append(_event(spans[0][0], spans[-1][1], level, captioner.merge(captions, task)))
+    return tuple(events)

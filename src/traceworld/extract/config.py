@@ -1,0 +1,94 @@
+"""All options of trace extraction in one frozen, hashable place."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from traceworld.errors import ConfigError
+from traceworld.perception.intrinsics import ASSUMED_FOV_DEG
+from traceworld.perception.odometry import OdometryConfig
+from traceworld.perception.source_base import SourceOptions
+from traceworld.perception.tracking import TrackingConfig
+
+
+@dataclass(frozen=True)
+class ExtractConfig:
+    """How clips are turned into traces. Lengths in pixels are stated at 640 px image width and scale with it.
+
+    Attributes:
+        num_keypoints: points followed per clip (budget, shared out over entities; mu0-paper A.1).
+        chunk_frames: frames per chunk: new entities get points at each chunk's activity peak (A.4).
+        tau_moving_px: trace diameter above which a point counts as moving (A.2).
+        lambda_z: weight of depth in trace diameter and acceleration (A.2).
+        captions: captioner by name (`traceworld doctor` lists the backends).
+        max_side: longer image side is scaled down to this.
+        fps: keep at most this many frames per second; None: all.
+        max_frames: stop after this many frames; None: no limit.
+        allow_partial: use the frames before the damage in a damaged file.
+        frame_rate: frames per second of folders without time stamps.
+        fov_deg: field of view across the longer image side, where intrinsics are unknown.
+        registration: `auto` checks whether depth is aligned with colour and aligns it; `trust` believes the folder.
+        min_event_s, max_event_s: duration limits of an event, seconds (A.5).
+        smooth_s: Savitzky-Golay window on the acceleration signal, seconds.
+        peak_prominence: share of the signal's range by which a peak must stand out to be an action.
+        merge_window: adjacent events that one summary caption covers (§2.3).
+        seed: of everything random.
+        tracking, odometry: settings of the embedded tracker and of the camera odometry.
+    """
+
+    num_keypoints: int = 256
+    chunk_frames: int = 64
+    tau_moving_px: float = 40.0
+    lambda_z: float = 0.1
+    captions: str = "template"
+    max_side: int = 960
+    fps: float | None = None
+    max_frames: int | None = None
+    allow_partial: bool = False
+    frame_rate: float = 30.0
+    fov_deg: float = ASSUMED_FOV_DEG
+    registration: Literal["auto", "trust"] = "auto"
+    min_event_s: float = 1.0
+    max_event_s: float = 20.0
+    smooth_s: float = 0.75
+    peak_prominence: float = 0.25
+    merge_window: int = 3
+    seed: int = 0
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    odometry: OdometryConfig = field(default_factory=OdometryConfig)
+
+    def __post_init__(self):
+        for name, low in (("num_keypoints", 1), ("chunk_frames", 2), ("merge_window", 2), ("seed", 0)):
+            if getattr(self, name) < low:
+                raise ConfigError(f"must be at least {low}", where=name)
+        for name in ("tau_moving_px", "min_event_s", "smooth_s"):
+            if not getattr(self, name) > 0:
+                raise ConfigError("must be positive", where=name)
+        if not self.lambda_z >= 0:
+            raise ConfigError("must not be negative", where="lambda_z")
+        if not self.max_event_s >= 2 * self.min_event_s:
+            raise ConfigError(
+                f"{self.max_event_s} s is less than twice min_event_s", where="max_event_s", mend="raise it, or lower the other"
+            )
+        if not 0 < self.peak_prominence <= 1:
+            raise ConfigError("must be in (0, 1]", where="peak_prominence")
+        self.source_options()  # checks the rest
+
+    def source_options(self) -> SourceOptions:
+        """The part that says how the source is read."""
+        names = {field.name for field in dataclasses.fields(SourceOptions)}
+        return SourceOptions(**{name: getattr(self, name) for name in names})
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able form."""
+        return dataclasses.asdict(self)
+
+    @property
+    def hash(self) -> str:
+        """16 hexadecimal digits that change with any option."""
+        text = json.dumps(self.as_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,169 @@
+"""One clip, from pictures to captioned 3D traces: the stages of TraceExtract in order (mu0-paper §2)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from traceworld.errors import DepthError, MediaError
+from traceworld.extract.captioning import caption_events
+from traceworld.extract.config import ExtractConfig
+from traceworld.extract.events import EventCut, cut_events
+from traceworld.extract.quality import trace_quality
+from traceworld.extract.tracks import TrackResult, build_traces
+from traceworld.perception import registry
+from traceworld.perception.interfaces import CaptionBackend, FrameSource
+from traceworld.perception.source_base import SourceBase
+from traceworld.perception.sources import open_source
+from traceworld.traces.types import Clip, Event, Media
+
+Progress = Callable[[int], None]
+
+
+@contextlib.contextmanager
+def _stage(name: str) -> Iterator[None]:
+    """Mark what passes through as having failed in this stage; broken input always counts as the source's stage."""
+    try:
+        yield
+    except Exception as error:
+        if not hasattr(error, "stage"):
+            error.stage = "source" if isinstance(error, MediaError | DepthError) else name  # type: ignore[attr-defined]
+        raise
+
+
+def failed_stage(error: BaseException) -> str:
+    """The stage in which an error left `extract_clip`; "" if it did not come from there."""
+    return str(getattr(error, "stage", ""))
+
+
+def extract_clip(
+    source_path: str | Path,
+    config: ExtractConfig | None = None,
+    clip_id: str | None = None,
+    progress: Progress | None = None,
+) -> Clip:
+    """Extract the traces of one clip. Same input, same config: same clip, to the byte.
+
+    Args:
+        source_path: video file, RGB-D folder or folder of pictures; see `perception.sources.open_source`.
+        config: defaults if None.
+        clip_id: name of the clip; the file's name without its suffix if None.
+        progress: called with the number of frames done.
+
+    Returns:
+        The clip. Without anything to follow it has no keypoints, and `provenance["status"]` says why.
+
+    Raises:
+        MediaError, DepthError: the input cannot be used.
+        ExtractionError: it can be read but not processed.
+        ConfigError: a backend is unknown.
+    """
+    config = config or ExtractConfig()
+    path = Path(source_path).expanduser().absolute()
+    with _stage("config"):
+        captioner: CaptionBackend = registry.create("captions", config.captions)
+    with _stage("source"):
+        source = open_source(path, **config.source_options().as_dict())
+    with source:
+        with _stage("tracks"):
+            result = build_traces(source, config, progress)
+        with _stage("events"):
+            cut = cut_events(
+                result.traces,
+                result.cameras,
+                result.time_s,
+                lambda_z=config.lambda_z,
+                smooth_s=config.smooth_s,
+                peak_prominence=config.peak_prominence,
+                min_event_s=config.min_event_s,
+                max_event_s=config.max_event_s,
+            )
+        with _stage("captions"):
+            events = caption_events(
+                cut.spans,
+                result.traces,
+                result.cameras,
+                result.time_s,
+                captioner,
+                task=source.task,
+                metric=result.metric,
+                merge_window=config.merge_window,
+                read_images=lambda frames: read_images(source, frames),
+            )
+    return Clip(
+        clip_id=clip_id or path.stem,
+        time_s=np.asarray(result.time_s, np.float64),
+        cameras=result.cameras,
+        traces=result.traces,
+        media=_media(source),
+        events=events,
+        task=source.task,
+        metric=result.metric,
+        provenance=_provenance(source, config, result, cut, events, captioner),
+    )
+
+
+def read_images(source: FrameSource, frames: Sequence[int]) -> tuple[np.ndarray, ...]:
+    """Pictures of some frames, in the order asked for; the source is streamed up to the last of them."""
+    wanted, found = set(frames), {}
+    stream = iter(source)
+    for frame in stream:
+        if frame.index in wanted:
+            found[frame.index] = frame.image
+            if len(found) == len(wanted):
+                break
+    return tuple(found[frame] for frame in frames)
+
+
+def _media(source: SourceBase) -> Media:
+    if source.kind != "frames":
+        return Media("rgbd" if source.kind == "rgbd" else "video", source.uri)
+    numbers = source.report.get("source_frames") or range(source.num_frames or 0)
+    names = tuple(source.files[number].name for number in numbers)  # type: ignore[attr-defined]
+    return Media("frames", source.uri, tuple(range(len(names))), names)
+
+
+def _version() -> str:
+    try:
+        return version("traceworld")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return "unknown"
+
+
+def _provenance(
+    source: SourceBase,
+    config: ExtractConfig,
+    result: TrackResult,
+    cut: EventCut,
+    events: Sequence[Event],
+    captioner: CaptionBackend,
+) -> dict[str, Any]:
+    """Where the clip comes from and how it was made; JSON-able, and free of times and of the machine."""
+    report = dict(source.report)
+    listed = report.pop("source_frames", None)
+    warnings = [*report.pop("warnings", []), *result.quality.get("warnings", [])]
+    fine = sum(event.level == 0 for event in events)
+    provenance: dict[str, Any] = {
+        "source": {"uri": source.uri, **report},
+        "status": result.status,
+        "warnings": warnings,
+        "quality": {**result.quality, **trace_quality(result.traces, result.cameras, config.lambda_z)},
+        "events": {"fine": fine, "peaks": list(cut.peaks), "peak_acceleration": round(float(cut.smoothed.max(initial=0)), 4)},
+        "captions": {"source": captioner.info.name, "version": captioner.info.version},
+        "config": config.as_dict(),
+        "config_hash": config.hash,
+        "seed": config.seed,
+        "version": _version(),
+        "backends": {
+            spec.role: {"name": spec.name, "licence": spec.licence}
+            for spec in (registry.find("captions", config.captions),)
+        },
+    }
+    if listed is not None:
+        provenance["source_frames"] = listed
+    return provenance

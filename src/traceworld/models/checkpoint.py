@@ -1,0 +1,211 @@
+"""Checkpoint folders: `model.safetensors` (weights) and `config.json` (what they are and what scales they expect).
+
+config.json, format 1:
+    format           1
+    kind             which model class ("mu0")
+    config           the model's config, read back strictly
+    normalisation    s_delta and step per clock, depth range (`Normalisation`)
+    stored_dtype     dtype of the stored floats; they are float32 in memory
+    training         provenance: whatever the trainer says (JSON)
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from traceworld.errors import CheckpointError, ConfigError
+from traceworld.models.normalisation import Normalisation
+
+FORMAT = 1
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+_SHOWN = 5
+_KINDS = {
+    # kind: (config class, model class, predictor class)
+    "mu0": (
+        "traceworld.models.mu0.config:Mu0Config",
+        "traceworld.models.mu0.model:Mu0Model",
+        "traceworld.models.mu0.predictor:Mu0Predictor",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint: the model (in eval mode, its normalisation set), the normalisation, the training provenance."""
+
+    model: nn.Module
+    normalisation: Normalisation
+    extra: Mapping[str, Any]
+
+
+def save_checkpoint(
+    folder: str | Path,
+    model: nn.Module,
+    normalisation: Normalisation | Mapping[str, Any],
+    extra: Mapping[str, Any] | None = None,
+    *,
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+) -> Path:
+    """Write a checkpoint folder, whole or not at all; an older folder of that name is replaced.
+
+    Args:
+        model: has `kind` and `config` (with `to_dict`).
+        normalisation: the scales of the corpus; stored in config.json.
+        extra: JSON-able provenance of the training.
+        dtype: how floats are stored; float16 halves the file.
+
+    Raises:
+        CheckpointError: the normalisation is unusable, or a weight is not finite in the stored dtype.
+    """
+    folder = Path(folder)
+    if not isinstance(normalisation, Normalisation):
+        normalisation = Normalisation.from_dict(normalisation)
+    stored = {name: _stored(name, tensor, getattr(torch, dtype)) for name, tensor in model.state_dict().items()}
+    record = {
+        "format": FORMAT,
+        "kind": model.kind,
+        "config": model.config.to_dict(),
+        "normalisation": normalisation.to_dict(),
+        "stored_dtype": dtype,
+        "training": dict(extra or {}),
+    }
+    text = json.dumps(record, indent=1, sort_keys=True) + "\n"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    try:
+        save_file(stored, temporary / WEIGHTS_FILE)
+        (temporary / CONFIG_FILE).write_text(text)
+        temporary.chmod(0o755)
+        _swap(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def load_checkpoint(folder: str | Path, device: str = "cpu") -> Checkpoint:
+    """Read a checkpoint folder.
+
+    Raises:
+        CheckpointError: missing, truncated, newer, of an unknown kind, or its tensors do not fit its config (named).
+    """
+    folder = Path(folder)
+    record = _read_record(folder)
+    normalisation = Normalisation.from_dict(record["normalisation"])
+    config_class, model_class, _ = (_resolve(name) for name in _kind(record["kind"], folder))
+    try:
+        model = model_class(config_class.from_dict(record["config"]), normalisation)
+    except ConfigError as error:
+        raise CheckpointError(str(error), where=str(folder / CONFIG_FILE)) from error
+    load_weights(folder, model)
+    return Checkpoint(model.eval().to(device), normalisation, record["training"])
+
+
+def load_weights(folder: str | Path, model: nn.Module) -> None:
+    """Fill `model` with the weights of a checkpoint folder, whatever its config says.
+
+    Raises:
+        CheckpointError: truncated, or names or shapes differ from the model's (named).
+    """
+    path = Path(folder) / WEIGHTS_FILE
+    try:
+        stored = load_file(path)
+    except FileNotFoundError as error:
+        raise CheckpointError("there are no weights here", where=str(path)) from error
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"is truncated or damaged: {error}", where=str(path), mend="fetch it again") from error
+    wanted = model.state_dict()
+    faults = []
+    if missing := sorted(set(wanted) - set(stored)):
+        faults.append(f"missing {_list(missing)}")
+    if unknown := sorted(set(stored) - set(wanted)):
+        faults.append(f"unknown {_list(unknown)}")
+    shapes = [
+        f"{name} {tuple(stored[name].shape)} instead of {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in stored and stored[name].shape != wanted[name].shape
+    ]
+    if shapes:
+        faults.append(f"of another shape {_list(shapes)}")
+    if faults:
+        raise CheckpointError(
+            f"tensors do not fit the model: {'; '.join(faults)}",
+            where=str(path),
+            mend="the weights are of another size or version than the config",
+        )
+    model.load_state_dict({name: stored[name].to(wanted[name].dtype) for name in wanted})
+
+
+def predictor_class(kind: str) -> Any:
+    """The predictor that runs models of this kind: callable(model, name=...)."""
+    return _resolve(_kind(kind, Path())[2])
+
+
+def _stored(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    tensor = tensor.detach().cpu()
+    if tensor.is_floating_point():
+        tensor = tensor.to(dtype)
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"holds NaN or infinity as {dtype}", where=name, mend="the training has diverged")
+    return tensor.contiguous().clone()
+
+
+def _swap(new: Path, folder: Path) -> None:
+    """Put `new` in the place of `folder`. A folder cannot be replaced in one step; the old one is aside for an instant."""
+    if folder.exists():
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent))
+        os.replace(folder, aside / "was")
+        os.replace(new, folder)
+        shutil.rmtree(aside)
+    else:
+        os.replace(new, folder)
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    try:
+        record = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise CheckpointError("is not a checkpoint folder: no config.json", where=str(folder)) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot be read: {error}", where=str(path), mend="fetch it again") from error
+    if not isinstance(record, dict) or not isinstance(record.get("format"), int):
+        raise CheckpointError("does not describe a traceworld checkpoint: no format number", where=str(path))
+    if record["format"] > FORMAT:
+        raise CheckpointError(
+            f"has format {record['format']}, this version reads up to {FORMAT}",
+            where=str(path),
+            mend="pip install -U traceworld",
+        )
+    if missing := {"kind", "config", "normalisation", "training"} - set(record):
+        raise CheckpointError(f"missing fields {sorted(missing)}", where=str(path))
+    return record
+
+
+def _kind(kind: str, folder: Path) -> tuple[str, str, str]:
+    if kind not in _KINDS:
+        raise CheckpointError(f"unknown kind of model {kind!r}, known are {sorted(_KINDS)}", where=str(folder))
+    return _KINDS[kind]
+
+
+def _resolve(reference: str) -> Any:
+    module, attribute = reference.split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _list(items: list[str]) -> str:
+    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return ", ".join(items[:_SHOWN]) + more
