@@ -12,9 +12,9 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ from rich.table import Table
 
 from traceworld import __version__
 from traceworld.errors import ConfigError, InvalidInputError
-from traceworld.evaluation.tracks import tapvid3d_metrics
 from traceworld.geometry import cameras as cam
+from traceworld.models.predictor import TracePredictor, load_predictor
 from traceworld.traces.atomic import write_json
 from traceworld.traces.store import open_dataset
 from traceworld.traces.types import Clip, Traces
@@ -75,10 +75,12 @@ def run_demo(
     out = Path(out)
     stages = Stages(console or Console(stderr=True))
     reused: dict[str, bool] = {}
+    with stages.run("model", f"Loading {model}"):  # first, so that a missing checkpoint costs no waiting
+        predictors = [load_predictor(name) for name in dict.fromkeys((model, *BASELINES))]
     with stages.run("record", "Recording a simulated episode" if input is None else "Opening the input"):
         source, reused["recording"] = _recording(input, out / "recording", task, seed)
-    with stages.run("extract", "Extracting traces from the video"):
-        clip, reused["extraction"] = _extracted(source, out / "clips", input, task)
+    with stages.run("extract", "Extracting traces from the video") as tell:
+        clip, reused["extraction"] = _extracted(source, out / "clips", lambda done: tell(f"{done} frames"))
     words, words_from = _instruction(clip, instruction)
     warnings = _warnings(clip, words_from)
     truth: Traces | None = None
@@ -91,7 +93,7 @@ def run_demo(
         shown = np.unique(np.linspace(0, clip.num_frames - 1, min(_FILM_FRAMES, clip.num_frames)).round().astype(int))
         pictures, depths = _read_pictures(clip, source, sorted({*shown.tolist(), *frames}), with_depth=frames)
     with stages.run("predict", f"Predicting with {model} and the baselines"):
-        asked = _predict(clip, frames, pictures, depths, words, model, samples, seed, warnings)
+        asked = _predict(clip, frames, pictures, depths, words, predictors, samples, seed, warnings)
     from traceworld.viewer.demo_page import build_page, still
     from traceworld.viewer.foresight import summary
     from traceworld.viewer.overlay import save_still
@@ -112,7 +114,7 @@ def run_demo(
             "seed": seed,
         },
         "instruction": {"text": words, "from": words_from},
-        "model": model,
+        "model": predictors[0].name,
         "samples": samples,
         "clip": _about(clip),
         "tracks": tracks,
@@ -135,40 +137,33 @@ def run_demo(
 def compare_with_truth(clip: Clip, recording: Path) -> tuple[Traces, dict[str, Any]]:
     """The exact traces of the clip's points, and TAPVid-3D scores over all and over truly moving points.
 
+    Args:
+        clip: extracted from `recording`, frame by frame.
+        recording: an RGB-D folder of `sim.record.record_episode`, its truth beside it.
+
     Returns:
-        exact traces (same points, same order, same world frame) and `{"all": {aj, apd3d, oa, points}, "moving": …}`.
+        exact traces (same points, same order, same world frame) and `{"all": {aj, apd3d, oa, points}, "moving": …}`,
+        None for a subset without points.
     """
-    from traceworld.sim.truth import exact_traces
+    from traceworld.evaluation.track_eval import score_clip
+    from traceworld.sim.truth import exact_traces, read_truth
 
     traces, count = clip.traces, clip.traces.num_keypoints
     if count == 0:
         return traces, {"all": None, "moving": None}
-    start = traces.xyz_world[traces.query_frame, np.arange(count)].astype(np.float64)
-    query = clip.cameras.K[traces.query_frame], clip.cameras.cam_from_world[traces.query_frame]
-    uv_px = np.stack([cam.project(start[i], query[0][i], query[1][i])[:2] for i in range(count)])
-    known = np.isfinite(uv_px).all(-1)
-    truth = exact_traces(recording, traces.query_frame, np.where(known[:, None], uv_px, -1e6))
-
-    def in_camera(xyz_world: np.ndarray) -> np.ndarray:
-        poses = clip.cameras.cam_from_world[:, None]
-        return np.swapaxes(cam.transform(poses, xyz_world.astype(np.float64)), 0, 1)
-
+    start = traces.query_frame
+    xyz = traces.xyz_world[start, np.arange(count)].astype(np.float64)
+    uv_px = cam.project(xyz, clip.cameras.K[start], clip.cameras.cam_from_world[start])[:, :2]
+    film = read_truth(recording)
+    scale = np.array([film.cameras.width / clip.cameras.width, film.cameras.height / clip.cameras.height])
+    located = np.isfinite(uv_px).all(-1)
+    at_px = np.where(located[:, None], (uv_px + 0.5) * scale - 0.5, -9.0)  # outside the picture: a point never valid
+    figures = score_clip(clip, film)
     scores: dict[str, Any] = {}
-    for name, keep in (("all", truth.valid.any(0)), ("moving", truth.valid.any(0) & truth.moving)):
-        if not keep.any():
-            scores[name] = None
-            continue
-        figures = tapvid3d_metrics(
-            in_camera(truth.xyz_world[:, keep]),
-            truth.visible[:, keep].T,
-            in_camera(np.where(traces.valid[..., None], traces.xyz_world, np.nan)[:, keep]),
-            traces.visible[:, keep].T,
-            clip.cameras.K[0],
-            (clip.cameras.width, clip.cameras.height),
-            scaling="none" if clip.metric else "median",
-        )
-        scores[name] = {**{k: round(float(v), 4) for k, v in figures.items()}, "points": int(keep.sum())}
-    return truth, scores
+    for name, points in (("all", figures["points"]), ("moving", figures["moving_points"])):
+        rounded = {key: round(float(value), 4) for key, value in figures[name].items()}
+        scores[name] = {**rounded, "points": points} if points else None
+    return exact_traces(recording, start, at_px), scores
 
 
 def summary_table(result: Mapping[str, Any]) -> Table:
@@ -223,10 +218,11 @@ class Stages:
     times: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
-    def run(self, name: str, words: str) -> Iterator[None]:
+    def run(self, name: str, words: str) -> Iterator[Callable[[str], None]]:
+        """Time one stage; call what this yields with a few words on how far it is."""
         began = time.perf_counter()
-        with self.console.status(f"{words} …"):
-            yield
+        with self.console.status(f"{words} …") as status:
+            yield lambda more: status.update(f"{words} … [dim]{more}[/]")
         self.times[name] = time.perf_counter() - began
         self.console.print(f"[green]✓[/] {words} [dim]{self.times[name]:.1f} s[/]", highlight=False)
 
@@ -247,19 +243,19 @@ def _recording(input: Path | None, folder: Path, task: str, seed: int) -> tuple[
     return recorded, bool(stamp) and stamp == _listing(folder)
 
 
-def _extracted(source: Path, store: Path, input: Path | None, task: str) -> tuple[Clip, bool]:
+def _extracted(source: Path, store: Path, progress: Callable[[int], None]) -> tuple[Clip, bool]:
     """The clip, from the store if the same input was extracted by the same version with the same settings."""
     from traceworld.extract.pipeline import ExtractConfig, extract_clip
 
     config = ExtractConfig()
-    settings = json.dumps(asdict(config) if is_dataclass(config) else {}, sort_keys=True, default=str)
+    settings = json.dumps(asdict(config), sort_keys=True, default=str)
     mark = hashlib.sha256(f"{_listing(source)}|{settings}|{__version__}".encode()).hexdigest()[:12]
     clip_id = f"{source.stem if source.is_file() else source.name}-{mark}"
     writer = DatasetWriter(store, source="traceworld demo")
     if clip_id in writer.done_items():
         return open_dataset(store).clip(clip_id), True
     began = time.perf_counter()
-    clip = extract_clip(source, config, clip_id=clip_id)
+    clip = extract_clip(source, config, clip_id=clip_id, progress=progress)
     writer.write_item(clip_id, [clip], timings={"extract": time.perf_counter() - began})
     writer.finalise()
     return clip, False
@@ -290,7 +286,9 @@ def _warnings(clip: Clip, words_from: str) -> list[str]:
         found.append("The input has no depth: every z and every 3D length is known only up to scale (metric: false).")
     if words_from == "default":
         found.append(f"The input says nothing about what happens; the model was told: “{DEFAULT_INSTRUCTION}”.")
-    if clip.traces.num_keypoints and not clip.traces.moving.any():
+    if not clip.traces.num_keypoints:
+        found.append(f"No point could be followed: {clip.provenance.get('status', 'reason unknown')}.")
+    elif not clip.traces.moving.any():
         found.append("Nothing moves in this clip: there is no future to score.")
     return found
 
@@ -301,19 +299,19 @@ def _anchor_frames(clip: Clip) -> list[int]:
     span = float(clip.time_s[-1] - clip.time_s[0])
     if span > 3 * 32 * STEP_S / 2:
         frames.append(int(np.searchsorted(clip.time_s, clip.time_s[0] + span / 2)))
-    seen = clip.traces.visible.any(1) if clip.traces.num_keypoints else np.zeros(clip.num_frames, bool)
-    return [frame for frame in frames if seen[frame]]
+    return [frame for frame in frames if clip.traces.visible[frame].any()]
 
 
 def _read_pictures(
     clip: Clip, source: Path, wanted: Sequence[int], *, with_depth: Sequence[int]
 ) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
     """Pictures of some frames and depth (in the colour camera) of a few and of the first, in one pass over the source."""
+    from traceworld.extract.config import ExtractConfig
     from traceworld.perception.sources import open_source
 
     pictures: dict[int, np.ndarray] = {}
     depths: dict[int, np.ndarray] = {}
-    with open_source(source, max_side=max(clip.cameras.width, clip.cameras.height)) as frames:
+    with open_source(source, **ExtractConfig().source_options().as_dict()) as frames:
         for frame in frames:
             if frame.index in wanted:
                 pictures[frame.index] = frame.image
@@ -330,18 +328,16 @@ def _predict(
     pictures: Mapping[int, np.ndarray],
     depths: Mapping[int, np.ndarray],
     words: str,
-    model: str,
+    predictors: Sequence[TracePredictor],
     samples: int,
     seed: int,
     warnings: list[str],
 ) -> list[tuple[Any, list[Any]]]:
-    from traceworld.models import load_predictor
     from traceworld.viewer.foresight import answer, ask
 
     if not frames:
         warnings.append("No point was found in the first frame: nothing could be predicted.")
         return []
-    predictors = [load_predictor(name) for name in dict.fromkeys((model, *BASELINES))]
     asked = []
     for frame in frames:
         question = ask(clip, frame, pictures[frame], depths.get(frame), words, with_history=frame > 0, step_s=STEP_S)

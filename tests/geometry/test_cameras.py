@@ -48,6 +48,9 @@ def test_one_camera_per_frame_lines_up_with_frames_not_points():
         together = cameras.project(world, Ks, poses)
         for t in range(4):
             np.testing.assert_allclose(together[t], cameras.project(world[t], Ks[t], poses[t]))
+    np.testing.assert_allclose(cameras.transform(poses[:, None], world[0])[3], cameras.transform(poses[3], world[0]))
+    each = cameras.transform(poses, world[:, 0])  # one point per frame
+    np.testing.assert_allclose(each[1], cameras.transform(poses[1], world[1, 0]))
     # The same points seen from every frame: numpy's own broadcasting with an explicit axis.
     np.testing.assert_allclose(
         cameras.project(world[0], Ks[:, None], poses[:, None])[2], cameras.project(world[0], Ks[2], poses[2])

@@ -99,7 +99,7 @@ def test_noisy_motion_reads_nearly_as_long_as_exact_motion(speed, moving):
 def test_a_pause_stands_still_under_noise():
     speed = np.array([4.0] * 30 + [0.0] * 30 + [4.0] * 30)
     s = clock_of(*scene(speed, noise_px=0.6, seed=2), np.arange(200) < 40) * WIDTH
-    assert s[55] - s[36] < 0.5  # pixels, away from the window's blur at both ends
+    assert s[55] - s[36] < 2  # pixels, away from the window's blur at both ends
     assert s[30] == pytest.approx(120, abs=6)
     assert s[-1] == pytest.approx(240, rel=0.05)
 
@@ -116,6 +116,11 @@ def test_one_wild_track_does_not_wind_the_clock():
         assert clock_of(wild, valid, only)[-1] == 0  # though the movement filter passes it and nothing else
 
 
+def test_clips_too_short_to_judge_noise_still_have_a_clock():
+    xyz, valid = scene(np.full(3, 5.0), noise_px=0.3)
+    assert clock_of(xyz[:, :40], valid[:, :40])[-1] == pytest.approx(15 / WIDTH, rel=0.5)
+
+
 def test_a_few_moving_points_among_many_are_enough():
     xyz, valid = scene(np.full(100, 2.0), num_moving=4, noise_px=0.3)
     assert clock_of(xyz, valid)[-1] == pytest.approx(200 / WIDTH, rel=0.05)
@@ -129,6 +134,21 @@ def test_spikes_of_depth_are_not_a_journey():
     spikes = rng.random(valid.shape) < 0.02
     xyz[spikes] *= 1.5
     assert clock_of(xyz, valid)[-1] < 0.01
+
+
+@pytest.mark.parametrize("share", [0.01, 0.03])
+def test_spikes_do_not_lengthen_a_motion(share):
+    xyz, valid = scene(np.full(80, 3.0), noise_px=0.4, depth_noise=0.001)
+    xyz[np.random.default_rng(0).random(valid.shape) < share] *= 1.5
+    assert clock_of(xyz, valid)[-1] == pytest.approx(240 / WIDTH, rel=0.05)
+
+
+def test_a_spike_with_no_neighbour_left_stays_where_it_is():
+    xyz = np.ones((5, 1, 3)) * np.arange(5)[:, None, None]
+    nothing = np.zeros((5, 1), bool)
+    smooth, gain = retime._local_line(xyz, nothing, retime._SMOOTHING)
+    np.testing.assert_array_equal(smooth, xyz)
+    np.testing.assert_array_equal(gain, 1)
 
 
 def test_invalid_positions_never_count():

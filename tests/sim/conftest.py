@@ -54,15 +54,19 @@ def small() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def recordings(tmp_path_factory) -> dict[str, Path]:
+def recordings(tmp_path_factory, drawer) -> dict[str, Path]:
     """Three small recordings of one episode: still, moving with poses, moving without."""
     from traceworld.sim.record import record_episode
 
     out = tmp_path_factory.mktemp("recordings")
+    kinds = {
+        "still": {},
+        "posed": {"moving_camera": True, "write_poses": True},
+        "unposed": {"moving_camera": True},
+    }
     return {
-        "still": record_episode("drawer-open", 3, out / "still", **SMALL),
-        "posed": record_episode("drawer-open", 3, out / "posed", moving_camera=True, write_poses=True, **SMALL),
-        "unposed": record_episode("drawer-open", 3, out / "unposed", moving_camera=True, **SMALL),
+        name: record_episode("drawer-open", 3, out / name, world=drawer.world, **SMALL, **options)
+        for name, options in kinds.items()
     }
 
 

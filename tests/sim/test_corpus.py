@@ -18,7 +18,14 @@ from traceworld.traces.store import open_dataset
 pytestmark = pytest.mark.render
 
 TASKS = ("drawer-open-v3", "reach-v3")
-SMALL = {"image_size": (96, 72), "pictures_per_episode": 3, "num_points": 48, "trace_stride": 4, "block": 2}
+SMALL = {
+    "image_size": (96, 72),
+    "pictures_per_episode": 3,
+    "num_points": 48,
+    "trace_stride": 4,
+    "max_steps": 60,
+    "block": 2,
+}
 
 
 def _digest(folder):

@@ -41,7 +41,7 @@ def test_depth_and_identity_equal_an_independent_ray_caster(cast_ray, drawer, na
 
 
 def test_any_K_is_honoured(cast_ray, drawer):
-    pose = CameraView(distance=1.2, azimuth_deg=70, elevation_deg=-35).cam_from_world()
+    pose = CameraView(distance=1.2, azimuth_deg=70.0, elevation_deg=-35.0).cam_from_world()
     K = np.array([[210.0, 0, 120.3], [0, 260.0, 150.8], [0, 0, 1]])
     same, error = _compare_with_rays(cast_ray, drawer, Camera(K, pose, 320, 240), drawer.states[0])
     assert same > 0.98
@@ -56,13 +56,13 @@ def test_table_is_flat(drawer):
     xyz = unproject(
         np.stack([x, y], 1).astype(float), surfaces.depth_m[y, x].astype(float), camera.K, camera.cam_from_world
     )
-    top = np.abs(xyz[:, 2]) < 0.005
+    top = (np.abs(xyz[:, 0]) < 0.5) & (np.abs(xyz[:, 1] - 0.6) < 0.25)  # inside the board's edges
     assert top.sum() > 5000
     assert np.abs(xyz[top, 2]).max() < 1e-5
 
 
 def test_nothing_is_nan_and_minus_one(drawer):
-    up = CameraView(elevation_deg=80.0, lookat=(0, 0.6, 3.0)).cam_from_world()
+    up = CameraView(elevation_deg=80.0, lookat=(0.0, 0.6, 3.0)).cam_from_world()
     camera = Camera(np.array([[40.0, 0, 31.5], [0, 40.0, 23.5], [0, 0, 1]]), up, 64, 48)
     surfaces = drawer.renderer.surfaces(drawer.stage.data, camera)
     assert (surfaces.object_id == -1).any()
@@ -119,12 +119,10 @@ def test_missing_mujoco_names_the_extra(monkeypatch):
 
 
 def test_driver_that_gives_no_context_names_the_command(drawer, monkeypatch):
-    import mujoco
-
     def fail(width, height):
         raise RuntimeError("no EGL device")
 
-    monkeypatch.setattr(mujoco, "GLContext", fail)
+    monkeypatch.setattr(rendering, "_context_class", lambda: fail)
     with pytest.raises(RenderingError, match="no EGL device"):
         rendering.SceneRenderer(drawer.stage.model, 64, 48)
 

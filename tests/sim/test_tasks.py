@@ -1,7 +1,15 @@
 import pytest
 
 from traceworld.errors import ConfigError
-from traceworld.sim.tasks import HELD_OUT, INSTRUCTIONS, TASKS, TRAINED, check_task, instruction_of
+from traceworld.sim.tasks import (
+    HELD_OUT,
+    INSTRUCTIONS,
+    TASKS,
+    TRAINED,
+    check_task,
+    instruction_of,
+    resolve_tasks,
+)
 
 
 def test_every_metaworld_task_has_an_instruction_an_expert_and_nothing_is_left_over():
@@ -37,3 +45,10 @@ def test_version_may_be_left_out():
 def test_unknown_task_names_the_nearest():
     with pytest.raises(ConfigError, match="drawer-open-v3"):
         check_task("drawr-open")
+
+
+def test_groups_of_tasks():
+    assert resolve_tasks(["all"]) == TASKS
+    assert resolve_tasks(["reach", "held-out", "reach-v3"]) == ("reach-v3", *HELD_OUT)
+    with pytest.raises(ConfigError, match="untrained"):
+        resolve_tasks(["untrained"])

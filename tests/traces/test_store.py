@@ -16,7 +16,7 @@ import traceworld
 from traceworld.errors import DatasetError, FormatVersionError, InvalidInputError
 from traceworld.traces import atomic
 from traceworld.traces.store import DatasetWriter, open_dataset
-from traceworld.traces.writer import item_name
+from traceworld.traces.writer import _check_item, item_name
 
 
 def tree(folder):
@@ -72,11 +72,16 @@ def test_names_are_a_function_of_the_id():
 
 @pytest.mark.parametrize(
     ("clips", "status", "message"),
-    [(0, "ok", "0 clips"), (1, "failed", "1 clips"), (1, "maybe", "unknown"), (2, "ok", "share an id")],
+    [(0, "ok", "0 clips"), (1, "failed", "1 clips"), (2, "ok", "share an id")],
 )
 def test_contradicting_items_are_refused(tmp_path, clips, status, message):
     with pytest.raises(InvalidInputError, match=message):
         DatasetWriter(tmp_path / "d").write_item("x", [make_clip()] * clips, status=status)
+
+
+def test_unknown_status():
+    with pytest.raises(InvalidInputError, match="'maybe' is unknown"):
+        _check_item("x", [], "maybe")
 
 
 def test_same_inputs_same_bytes_in_any_order(tmp_path):

@@ -62,7 +62,7 @@ def write_dataset(folder, clips=3, pictures=range(0, 60, 10), depth=True, finali
     return Path(folder)
 
 
-def assert_same_clip(a, b, provenance=True):
+def assert_same_clip(a, b):
     """Exact equality of two clips, NaN equal to NaN."""
     assert (a.clip_id, a.task, a.metric, a.media, a.events) == (b.clip_id, b.task, b.metric, b.media, b.events)
     assert (a.cameras.width, a.cameras.height) == (b.cameras.width, b.cameras.height)
@@ -72,8 +72,7 @@ def assert_same_clip(a, b, provenance=True):
     for left, right in pairs:
         assert left.dtype == right.dtype
         np.testing.assert_array_equal(left, right)
-    if provenance:
-        assert dict(a.provenance) == dict(b.provenance)
+    assert dict(a.provenance) == dict(b.provenance)
 
 
 EVENTS = (Event(0, 20, "reach", 0, "hand away", "moves", "hand near"), Event(20, 60, "push"), Event(0, 60, "do it", 1))

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from traceworld.errors import CheckpointError, ConfigError, DatasetError
 from traceworld.training import TrainConfig, train
 from traceworld.training.loop import NonFiniteLossError
+from traceworld.training.registry import register_model
 
 TESTS = Path(__file__).parent
 
@@ -53,10 +54,10 @@ def straight(tmp_path_factory) -> Path:
 
 
 def test_it_learns(tmp_path):
-    result = train(config(tmp_path, steps=300, eval_every=100, checkpoint_every=100), toy.toy_data())
+    result = train(config(tmp_path, steps=180, eval_every=60, checkpoint_every=60), toy.toy_data())
     losses = [entry["loss"] for entry in lines(tmp_path, "val")]
     assert len(losses) == 3
-    assert losses[-1] < 0.75 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
     assert result.status == "finished"
     assert result.best_loss == min(losses)
     assert result.trained_parameters == result.parameters - 3
@@ -102,15 +103,28 @@ def test_a_finished_run_started_again_is_left_as_it_is(straight, tmp_path):
     assert result_bytes(tmp_path) == result_bytes(straight)
 
 
+class Mean(torch.nn.Module):
+    """A loss without noise: its gradient is the mean over the windows of a batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.shift = torch.nn.Parameter(torch.zeros(1))
+        self.weight = torch.nn.Parameter(torch.ones(8, 3))
+
+    def loss(self, batch, generator):
+        shade = batch["image"].float().mean((1, 2, 3)) / 255
+        return {"loss": ((shade * self.weight.sum() - 1 + self.shift) ** 2).mean()}
+
+
 def test_accumulated_small_batches_equal_one_large(tmp_path):
-    """With a loss that is a mean over windows of equal size, 2 × 4 windows give the gradient of 8."""
+    register_model("mean", lambda: replace(toy.toy_kind(), build=lambda config: Mean()))
     norms = []
-    for name, batch, parts in (("one", 8, 1), ("two", 4, 2)):
-        run = config(tmp_path / name, steps=1, batch=batch, grad_accumulation=parts)
-        train(run, toy.toy_data())
-        norms.append(lines(tmp_path / name, "step")[0]["grad_norm"])
-    assert norms[0] == pytest.approx(norms[1], rel=0.5)  # other noise, other padding: near, not equal
-    assert norms[0] != norms[1]
+    for name, batch, parts in (("one", 8, 1), ("four", 2, 4)):
+        run = config(tmp_path / name, steps=3, batch=batch, grad_accumulation=parts)
+        train(replace(run, model="mean"), toy.toy_data())
+        norms.append([entry["grad_norm"] for entry in lines(tmp_path / name, "step")])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+    assert len(norms[0]) == 3
 
 
 def test_time_limit_stops_with_a_checkpoint(tmp_path):

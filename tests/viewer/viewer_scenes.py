@@ -60,3 +60,44 @@ def prediction_for(clip: Clip, samples: int = 3, horizon: int = 16) -> tuple[Tra
     valid = np.ones(uvz.shape[:3], bool)
     valid[0, 0, horizon // 2 :] = False
     return TracePrediction(uvz, valid, step=0.025), anchor
+
+
+def report(*, truth: bool = True, forecast: bool = True):
+    """A report with every part, of the made-up scene."""
+    from traceworld.viewer import report as reports
+    from traceworld.viewer import scene as scenes
+    from traceworld.viewer.overlay import overlay_prediction
+
+    clip = clip_of()
+    prediction, anchor = prediction_for(clip)
+    future = np.cumsum(np.full((6, 16, 3), 0.01), 1) + anchor[:, None]
+    forecasts = [
+        scenes.forecast_from_prediction(
+            prediction, clip.cameras[frame], anchor, name=f"made-up model, frame {frame}", frame=frame,
+            start_s=float(clip.time_s[frame]), true_uvz=future,
+        )
+        for frame in (0, 20)
+    ]  # fmt: skip
+    packed = scenes.build_scene(
+        clip,
+        cloud=scenes.cloud_from_depth(picture(), depth(), clip.cameras[0], max_points=1000),
+        truth=clip.traces if truth else None,
+        forecasts=forecasts if forecast else (),
+    )
+    return reports.ReportData(
+        title="Slide the box",
+        lead="A made-up scene.",
+        facts=[reports.Fact("Jaccard", "0.712", "all points", "good")],
+        warnings=["Made up."],
+        scene=packed,
+        film=reports.film_of(clip, {frame: picture(frame) for frame in range(0, 40, 8)}),
+        inputs=[reports.Picture(picture(0), "Frame 0")],
+        overlays=[reports.Picture(overlay_prediction(picture(), prediction, anchor[:, :2], width=480), "A fan")],
+        charts=[
+            reports.Chart(
+                "how it went", [1.0, 2.0, 3.0], {"a": [1.0, 2.0, 3.0], "b": [2.0, 3.0, float("nan")]}, "step", "cm"
+            )
+        ],
+        tables=[reports.Table("Extraction", ["", "AJ"], [["all", 0.7], ["points", 1234], ["none", None]], strong=[0])],
+        provenance={"source": "made up"},
+    )

@@ -26,6 +26,7 @@ from traceworld.errors import ConfigError, DatasetError
 from traceworld.evaluation.metrics import forecast_metrics_per_keypoint
 from traceworld.geometry.cameras import unproject, uv_to_px
 from traceworld.models import load_predictor
+from traceworld.models.baselines import BASELINES
 from traceworld.models.predictor import TracePredictor
 from traceworld.traces.media import frames_with_pictures
 from traceworld.traces.store import Dataset, open_dataset
@@ -73,6 +74,7 @@ def evaluate_forecast(
     keypoints: str = "moving",
     max_keypoints: int = 64,
     slots_per_clip: int = 2,
+    max_clips: int | None = None,
     max_windows: int | None = None,
     horizons: Sequence[int] = (8, 16, 32),
     held_out: Sequence[str] = (),
@@ -81,7 +83,7 @@ def evaluate_forecast(
     """Score predictors on stored clips.
 
     Args:
-        models: names or folders for `load_predictor`, or predictors. "nothing-moves" is always scored beside them.
+        models: names or folders for `load_predictor`, or predictors. The baselines are always scored beside them.
         data: clip stores.
         clock, step: of the horizon; seconds (default 0.025) or image widths of path (default 0.01).
         num_samples: S; top-1 is the first sample, top-S the best per keypoint and metric.
@@ -89,7 +91,7 @@ def evaluate_forecast(
         history: settings to score: with and without the points' past.
         depth: give the depth map (where the clip has one) and the z of the points.
         keypoints: "moving" (points that pass the movement filter) or "all".
-        max_keypoints, slots_per_clip, max_windows: size of the benchmark.
+        max_keypoints, slots_per_clip, max_clips, max_windows: size of the benchmark.
         horizons: scored after so many steps.
         held_out: task names that are reported as a group of their own.
         progress: called with (model, slots done, slots) after each slot.
@@ -106,16 +108,21 @@ def evaluate_forecast(
     """
     if keypoints not in ("moving", "all"):
         raise ConfigError(f"'{keypoints}' is unknown", where="keypoints", mend="moving or all")
-    window = WindowConfig(horizon=max(horizons), clock=clock, **({} if step is None else {"step": step}))
+    window = WindowConfig(horizon=max(horizons), clock=clock, step=step)
     wanted = SlotChoice(
-        window, seed, keypoints == "moving", max_keypoints, slots_per_clip, max_windows, tuple(held_out)
+        window,
+        seed,
+        moving_only=keypoints == "moving",
+        max_keypoints=max_keypoints,
+        slots_per_clip=slots_per_clip,
+        max_clips=max_clips,
+        max_windows=max_windows,
+        held_out=tuple(held_out),
     )
-    slots = list(choose_slots(data, wanted))
+    slots = choose_slots(data, wanted)
     if not slots:
         raise DatasetError("yields no window to score", where=str(data), mend="clips need pictures and moving points")
-    predictors = [load_predictor(m) if isinstance(m, str) else m for m in models]
-    if REFERENCE not in [p.name for p in predictors]:
-        predictors.insert(0, load_predictor(REFERENCE))
+    predictors = _predictors(models, max(horizons))
     clips = sorted({slot.clip_id for slot in slots})
     report: dict[str, Any] = {
         "protocol": {
@@ -134,21 +141,41 @@ def evaluate_forecast(
         "models": {},
     }
     scores: dict[tuple[str, bool], _Scores] = {}
-    for predictor in predictors:
+    for name, predictor in predictors.items():
         for past in history:
-            told = (lambda done, name=predictor.name: progress(name, done, len(slots))) if progress else None
-            scores[predictor.name, past] = _score(predictor, slots, past, depth, num_samples, seed, horizons, told)
-    for predictor in predictors:
-        report["models"][predictor.name] = {
-            "parameters": getattr(predictor, "num_parameters", None),
+            told = (lambda done, name=name: progress(name, done, len(slots))) if progress else None
+            scores[name, past] = _score(predictor, slots, past, depth, num_samples, seed, horizons, told)
+    main = report["protocol"]["main"]
+    for name, predictor in predictors.items():
+        report["models"][name] = {
+            "parameters": _parameters(predictor),
             **{
-                "history" if past else "no_history": _summary(
-                    scores[predictor.name, past], scores[REFERENCE, past], report["protocol"]["main"], seed
-                )
+                "history" if past else "no_history": _summary(scores[name, past], scores[REFERENCE, past], main, seed)
                 for past in history
             },
         }
     return report
+
+
+def _predictors(models: Sequence[str | TracePredictor], horizon: int) -> dict[str, TracePredictor]:
+    """The baselines and the models, by the names they have in the report."""
+    found: dict[str, TracePredictor] = {name: make(horizon=horizon) for name, make in BASELINES.items()}
+    for model in models:
+        if isinstance(model, str) and model in BASELINES:
+            continue
+        predictor = load_predictor(model) if isinstance(model, str) else model
+        name = predictor.name if predictor.name not in found else str(model)  # two runs' folders may be called alike
+        found[name] = predictor
+    return found
+
+
+def _parameters(predictor: TracePredictor) -> int | None:
+    """How many numbers the predictor learnt; None if it does not say."""
+    known = getattr(predictor, "num_parameters", None)
+    model: Any = getattr(predictor, "model", None)
+    if known is None and hasattr(model, "parameters"):
+        known = sum(p.numel() for p in model.parameters())
+    return known
 
 
 # --- slots -----------------------------------------------------------------------------------------------------------
@@ -163,24 +190,24 @@ class SlotChoice:
     moving_only: bool = True
     max_keypoints: int = 64
     slots_per_clip: int = 2
+    max_clips: int | None = None
     max_windows: int | None = None
     held_out: tuple[str, ...] = ()
 
 
-def choose_slots(data: Any, choice: SlotChoice) -> Iterator[Slot]:
-    """The slots of some clip stores. With `max_windows`, clips are taken in a seeded order until there are enough."""
+def choose_slots(data: Any, choice: SlotChoice) -> list[Slot]:
+    """The slots of some clip stores. Where not all are wanted, clips are taken in a seeded order."""
     stores = data if isinstance(data, Sequence) and not isinstance(data, str) else [data]
     opened = [store if isinstance(store, Dataset) else open_dataset(store) for store in stores]
     places = [(store, clip_id) for store in opened for clip_id in store.clip_ids]
-    if choice.max_windows is not None:
+    if choice.max_clips is not None or choice.max_windows is not None:
         places.sort(key=lambda place: int(_rng(choice.seed, place[1], 0).integers(1 << 62)))
-    count = 0
-    for store, clip_id in places:
-        for slot in clip_slots(store.clip(clip_id), choice):
-            if choice.max_windows is not None and count >= choice.max_windows:
-                return
-            count += 1
-            yield slot
+    slots: list[Slot] = []
+    for store, clip_id in places[: choice.max_clips]:
+        slots += clip_slots(store.clip(clip_id), choice)
+        if choice.max_windows is not None and len(slots) >= choice.max_windows:
+            break
+    return slots[: choice.max_windows]
 
 
 def clip_slots(clip: Clip, choice: SlotChoice) -> Iterator[Slot]:
@@ -291,17 +318,33 @@ def _as_asked(observation: Observation, history: bool, depth: bool) -> Observati
 
 def _errors(pred_uvz: np.ndarray, slot: Slot, horizons: Sequence[int]) -> dict[str, np.ndarray]:
     """All metrics per keypoint: (u, v, z) as in the paper, (u, v), and ADE and FDE in metres."""
+    if (pred_uvz == pred_uvz[:1]).all():
+        pred_uvz = pred_uvz[:1]  # a predictor without randomness: the best of equals is the first
     pred = pred_uvz[:, :, : slot.valid.shape[1]].astype(np.float64)
     true = slot.true_uvz.astype(np.float64)
     found = forecast_metrics_per_keypoint(pred, true, slot.valid, tuple(horizons))
     flat = forecast_metrics_per_keypoint(pred, true, slot.valid, tuple(horizons), dims="uv")
     found |= {key.replace("@", "_uv@"): values for key, values in flat.items()}
+    return found | _errors_in_metres(pred, true, slot, horizons)
+
+
+def _errors_in_metres(pred: np.ndarray, true: np.ndarray, slot: Slot, horizons: Sequence[int]) -> dict[str, np.ndarray]:
+    """ADE and FDE in the camera's space; NaN for keypoints without a valid step."""
     height, width = slot.observation.image.shape[:2]
-    metres = [unproject(uv_to_px(uvz[..., :2], width, height), uvz[..., 2], slot.K, np.eye(4)) for uvz in (pred, true)]
-    solid = forecast_metrics_per_keypoint(*metres, slot.valid, tuple(horizons))
-    for key, values in solid.items():
-        if "_ade@" in key or "_fde@" in key:
-            found[key.replace("@", "_m@")] = values
+    xyz_pred, xyz_true = (
+        unproject(uv_to_px(uvz[..., :2], width, height), uvz[..., 2], slot.K, np.eye(4)) for uvz in (pred, true)
+    )
+    distance = np.where(slot.valid, np.linalg.norm(xyz_pred - xyz_true, axis=-1), 0.0)
+    found = {}
+    for horizon in horizons:
+        valid = slot.valid[:, :horizon]
+        steps = valid.sum(1)
+        last = horizon - 1 - np.argmax(valid[:, ::-1], axis=1)
+        mean = distance[:, :, :horizon].sum(-1) / np.maximum(steps, 1)
+        end = np.take_along_axis(distance, last[None, :, None], axis=2)[..., 0]
+        for name, values in (("ade", mean), ("fde", end)):
+            found[f"top1_{name}_m@{horizon}"] = np.where(steps > 0, values[0], np.nan)
+            found[f"topS_{name}_m@{horizon}"] = np.where(steps > 0, values.min(0), np.nan)
     return found
 
 
@@ -355,7 +398,7 @@ def _interval(own: _Scores, still: _Scores, key: str, seed: int) -> list[float]:
 # --- table -----------------------------------------------------------------------------------------------------------
 
 
-def forecast_table(report: Mapping[str, Any]) -> Group:
+def forecast_tables(report: Mapping[str, Any]) -> Group:
     """The report for a terminal: main figures per model, then ratios per group and task."""
     protocol = report["protocol"]
     main = protocol["main"]

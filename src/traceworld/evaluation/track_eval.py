@@ -27,12 +27,15 @@ SCORES = ("aj", "apd3d", "oa")
 _SUBSETS = ("all", "moving")
 
 
-def evaluate_tracks(data: str | Path | Dataset, recordings: str | Path | None = None) -> dict[str, Any]:
+def evaluate_tracks(
+    data: str | Path | Dataset, recordings: str | Path | None = None, *, scaling: str | None = None
+) -> dict[str, Any]:
     """Score every clip of a store that was extracted from a simulated recording.
 
     Args:
         data: the extracted clip store.
         recordings: folder with `<episode>.truth/`; None: beside each clip's source (`provenance["source"]`).
+        scaling: `none` or `median` (see `tapvid3d_metrics`); None: `median` for clips that are not metric.
 
     Returns:
         JSON-able: `mean` over clips and `clips` (one entry each) with `all` and `moving` (points that truly move), each
@@ -50,7 +53,7 @@ def evaluate_tracks(data: str | Path | Dataset, recordings: str | Path | None = 
         if truth is None:
             without.append(clip.clip_id)
         else:
-            clips.append({"clip_id": clip.clip_id, "truth": str(truth), **score_clip(clip, read_truth(truth))})
+            clips.append({"clip_id": clip.clip_id, "truth": str(truth), **score_clip(clip, read_truth(truth), scaling)})
     if not clips:
         raise DatasetError(
             "holds no clip with a simulator's truth",
@@ -66,10 +69,8 @@ def evaluate_tracks(data: str | Path | Dataset, recordings: str | Path | None = 
     }
 
 
-def score_clip(clip: Clip, film: Film) -> dict[str, Any]:
-    """TAPVid-3D scores of one clip against the exact film it was extracted from.
-
-    A clip that is not metric is scaled by the ratio of the median distances first (`scaling="median"`).
+def score_clip(clip: Clip, film: Film, scaling: str | None = None) -> dict[str, Any]:
+    """TAPVid-3D scores of one clip against the exact film it was extracted from; `scaling` as for `evaluate_tracks`.
 
     Raises:
         DatasetError: the clip shows frames that the film does not have.
@@ -96,7 +97,7 @@ def score_clip(clip: Clip, film: Film) -> dict[str, Any]:
             (traces.visible & traces.valid)[:, chosen].T,
             film.cameras.K[0],
             (width, height),
-            scaling="none" if clip.metric else "median",
+            scaling=scaling or ("none" if clip.metric else "median"),
         )
     return {
         **scores,
@@ -121,6 +122,8 @@ def _source_frames(clip: Clip, film: Film) -> np.ndarray:
 
 def _truth_folder(clip: Clip, recordings: str | Path | None) -> Path | None:
     source = clip.provenance.get("source")
+    if isinstance(source, Mapping):
+        source = source.get("uri")
     if not source:
         return None
     source = Path(str(source))

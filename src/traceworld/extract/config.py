@@ -72,7 +72,9 @@ class ExtractConfig:
             raise ConfigError("must not be negative", where="lambda_z")
         if not self.max_event_s >= 2 * self.min_event_s:
             raise ConfigError(
-                f"{self.max_event_s} s is less than twice min_event_s", where="max_event_s", mend="raise it, or lower the other"
+                f"{self.max_event_s} s is less than twice min_event_s",
+                where="max_event_s",
+                mend="raise it, or lower the other",
             )
         if not 0 < self.peak_prominence <= 1:
             raise ConfigError("must be in (0, 1]", where="peak_prominence")

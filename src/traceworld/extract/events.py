@@ -5,6 +5,7 @@ Everything is in seconds and image widths, so neither frame rate nor resolution 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,11 +133,11 @@ def smooth(
     """Savitzky-Golay (order 2) on a uniform grid with the clip's median step: (grid times, smoothed values ≥ 0)."""
     step = float(np.median(np.diff(time_s)))
     span = float(time_s[-1] - time_s[0])
-    count = min(int(round(span / step)) + 1, _GRID_FACTOR * len(time_s))  # one huge gap must not ask for endless memory
+    count = min(round(span / step) + 1, _GRID_FACTOR * len(time_s))  # one huge gap must not ask for endless memory
     grid = np.linspace(time_s[0], time_s[-1], max(count, 2))
     values = np.interp(grid, time_s, signal)
     step = (grid[-1] - grid[0]) / (len(grid) - 1)
-    window = max(5, 2 * int(round(window_s / step / 2)) + 1)
+    window = max(5, 2 * round(window_s / step / 2) + 1)
     window = min(window, len(grid) - 1 + len(grid) % 2)  # odd, and no longer than the signal
     if window >= 5:
         values = savgol_filter(values, window, 2)
@@ -145,9 +146,7 @@ def smooth(
 
 def valleys(smoothed: Float[np.ndarray, " T"], peaks: Int[np.ndarray, " P"]) -> list[int]:
     """Frame of least smoothed acceleration between each two neighbouring peaks: b_i of eq. 2 (the first one on ties)."""
-    return [
-        int(start + np.argmin(smoothed[start : end + 1])) for start, end in zip(peaks[:-1], peaks[1:], strict=True)
-    ]
+    return [int(start + np.argmin(smoothed[start : end + 1])) for start, end in itertools.pairwise(peaks)]
 
 
 def enforce_durations(
@@ -178,7 +177,7 @@ def enforce_durations(
         cuts = np.linspace(ends[edges[k]], ends[edges[k + 1]], pieces + 1)[1:-1]
         inner = [int(np.abs(time_s - cut).argmin()) for cut in cuts]
         marks = sorted({edges[k], edges[k + 1], *(m for m in inner if edges[k] < m < edges[k + 1])})
-        spans += list(zip(marks[:-1], marks[1:], strict=True))
+        spans += list(itertools.pairwise(marks))
     return tuple(spans)
 
 

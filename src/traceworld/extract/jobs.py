@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -58,32 +58,23 @@ class ItemResult:
 
 @dataclass(frozen=True)
 class ExtractReport:
-    """Outcome of a batch. Nothing succeeded when `ok` is 0: callers then end with an exit code other than 0."""
+    """Outcome of a batch; `dataclasses.asdict` makes JSON of it.
 
-    out: str
-    config_hash: str
+    Attributes:
+        ok, skipped, failed: numbers of items. With `ok` 0 nothing succeeded, and callers end with a code other than 0.
+        items: in the order of the inputs.
+        seconds: wall time of this run; `frames_per_second`: frames that it extracted, per second.
+        out, config_hash: the dataset folder, and which config made it.
+    """
+
+    ok: int
+    skipped: int
+    failed: int
     items: tuple[ItemResult, ...]
     seconds: float
-
-    def _count(self, status: ItemStatus) -> int:
-        return sum(item.status == status for item in self.items)
-
-    @property
-    def ok(self) -> int:
-        return self._count("ok")
-
-    @property
-    def skipped(self) -> int:
-        return self._count("skipped")
-
-    @property
-    def failed(self) -> int:
-        return self._count("failed")
-
-    @property
-    def frames_per_second(self) -> float:
-        """Frames extracted by this run per second of wall time."""
-        return sum(item.frames for item in self.items if not item.resumed) / max(self.seconds, 1e-9)
+    frames_per_second: float
+    out: str
+    config_hash: str
 
 
 @dataclass(frozen=True)
@@ -155,7 +146,10 @@ def _lost(loss: Loss[_Job], timeout_s: float | None) -> ItemResult:
     """A worker that died or hung, as a failed item."""
     job = loss.job
     if loss.reason == "timeout":
-        stage, text = "timeout", f"took longer than {timeout_s:g} s (raise timeout_s, or lower max_side, fps or max_frames)"
+        stage, text = (
+            "timeout",
+            f"took longer than {timeout_s:g} s (raise timeout_s, or lower max_side, fps or max_frames)",
+        )
     else:
         stage = "worker"
         text = f"the process ended with code {loss.exit_code} (out of memory? use fewer workers or a lower max_side)"
@@ -235,7 +229,9 @@ def extract_many(
     if executor not in ("serial", "processes"):
         raise ConfigError(f"unknown executor '{executor}'", where="executor", mend="serial or processes")
     if workers < 1 or (executor == "serial" and workers > 1):
-        raise ConfigError(f"{workers} workers", where="workers", mend="at least 1; more than 1 needs executor 'processes'")
+        raise ConfigError(
+            f"{workers} workers", where="workers", mend="at least 1; more than 1 needs executor 'processes'"
+        )
     if timeout_s is not None and (executor == "serial" or timeout_s <= 0):
         raise ConfigError("cannot be kept", where="timeout_s", mend="positive, with executor 'processes'")
     began = time.perf_counter()
@@ -254,22 +250,9 @@ def extract_many(
             failed += result.status == "failed"
             bar.update(task, advance=1, rate=frames / (time.perf_counter() - began), failed=failed)
             if result.status == "failed":
-                bar.console.print(f"failed: {result.input}: {result.error}", highlight=False, markup=False)
+                log.warning("%s failed: %s", result.input, result.error)
     writer.finalise()
-    ordered = tuple(results[name] for name in clips)
-    return ExtractReport(str(out), config.hash, ordered, time.perf_counter() - began)
-
-
-def as_json(report: ExtractReport) -> dict[str, Any]:
-    """The report as plain JSON types, for `--json`."""
-    items = [{**vars(item), "warnings": list(item.warnings)} for item in report.items]
-    return {
-        "out": report.out,
-        "ok": report.ok,
-        "skipped": report.skipped,
-        "failed": report.failed,
-        "seconds": round(report.seconds, 3),
-        "frames_per_second": round(report.frames_per_second, 2),
-        "config_hash": report.config_hash,
-        "items": items,
-    }
+    seconds = time.perf_counter() - began
+    items = tuple(results[name] for name in clips)
+    counts = [sum(item.status == status for item in items) for status in ("ok", "skipped", "failed")]
+    return ExtractReport(*counts, items, seconds, frames / seconds, str(out), config.hash)

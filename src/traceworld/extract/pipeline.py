@@ -153,14 +153,18 @@ def _provenance(
         "status": result.status,
         "warnings": warnings,
         "quality": {**result.quality, **trace_quality(result.traces, result.cameras, config.lambda_z)},
-        "events": {"fine": fine, "peaks": list(cut.peaks), "peak_acceleration": round(float(cut.smoothed.max(initial=0)), 4)},
+        "events": {
+            "fine": fine,
+            "peaks": list(cut.peaks),
+            "peak_acceleration": round(float(cut.smoothed.max(initial=0)), 4),
+        },
         "captions": {"source": captioner.info.name, "version": captioner.info.version},
         "config": config.as_dict(),
         "config_hash": config.hash,
         "seed": config.seed,
         "version": _version(),
         "backends": {
-            spec.role: {"name": spec.name, "licence": spec.licence}
+            spec.kind: {"name": spec.name, "licence": spec.licence}
             for spec in (registry.find("captions", config.captions),)
         },
     }

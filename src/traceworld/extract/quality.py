@@ -11,7 +11,10 @@ from traceworld.geometry.motion import trace_diameter
 from traceworld.traces.types import Cameras, Traces
 
 STATUS_NOTES = {
-    "static_clip": ("nothing moves in this clip; it has one event and no moving keypoint", "check that it is the right clip"),
+    "static_clip": (
+        "nothing moves in this clip; it has one event and no moving keypoint",
+        "check that it is the right clip",
+    ),
     "no_texture": ("nothing in the pictures can be followed", "check that the video is not black, blurred or uniform"),
     "no_keypoints": ("no keypoint could be placed", "check picture quality, and depth if there is any"),
 }

@@ -60,19 +60,33 @@ def _local_line(xyz: np.ndarray, valid: np.ndarray, kernel: np.ndarray) -> tuple
         total += neighbour
         moment += offset * neighbour
     determinant = w0 * w2 - w1**2
-    fits = determinant > 1e-9  # else only one frame is known: keep its value
+    fits = determinant > 1e-9  # else only one frame is known, and its value is kept; or none, and nothing changes
     determinant, lone = np.where(fits, determinant, 1.0), np.where(w0 > 0, w0, 1.0)
     line = (w2[..., None] * total - w1[..., None] * moment) / determinant[..., None]
     gain = np.sqrt(np.maximum(w2**2 * q0 - 2 * w1 * w2 * q1 + w1**2 * q2, 0.0)) / determinant
-    return np.where(fits[..., None], line, total / lone[..., None]), np.where(fits, gain, 1.0)
+    flat = np.where((w0 > 0)[..., None], total / lone[..., None], xyz)
+    return np.where(fits[..., None], line, flat), np.where(fits, gain, 1.0)
 
 
-def _without_spikes(xyz: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Median of three consecutive frames per axis: a depth reading that jumps for one frame is not a journey."""
-    both = valid & _shifted(valid, -1, False) & _shifted(valid, 1, False)
-    before, after = _shifted(xyz, -1, 0.0), _shifted(xyz, 1, 0.0)
-    middle = np.maximum(np.minimum(xyz, np.maximum(before, after)), np.minimum(before, after))
-    return np.where(both[..., None], middle, xyz)
+def _not_spikes(z: np.ndarray, valid: np.ndarray, noise_m: np.ndarray) -> np.ndarray:
+    """Valid positions [T,N] without those whose depth leaves its neighbourhood of five frames and comes back.
+
+    Depth at the edge of an object jumps to the background for a frame or two; that is no journey. A spike lies off the
+    neighbourhood's median by far more than noise and than the neighbourhood's calmest step (two spikes in five frames
+    cannot spoil every step of one or two frames).
+    """
+    T = len(z)  # at least 6: shorter clips have no noise estimate and are not cleaned
+    known = np.where(valid, z, np.nan)
+    ordered = np.sort(np.lib.stride_tricks.sliding_window_view(known, 5, axis=0), axis=-1)  # NaN goes last
+    count = np.isfinite(ordered).sum(-1, keepdims=True)
+    median = np.take_along_axis(ordered, np.maximum(count - 1, 0) // 2, axis=-1)[..., 0]
+    one, two = np.abs(np.diff(known, axis=0)), np.abs(known[2:] - known[:-2]) / 2
+    calmest = np.full(median.shape, np.inf)
+    for steps, places in ((one, 4), (two, 3)):
+        for offset in range(places):
+            calmest = np.fmin(calmest, steps[offset : offset + T - 4])
+    window = np.clip(np.arange(T) - 2, 0, T - 5)  # at the ends the nearest whole neighbourhood
+    return valid & ~(np.abs(known - median[window]) > 4 * calmest[window] + 8 * noise_m)
 
 
 def _noise(xyz: np.ndarray, valid: np.ndarray, widths_per_m: np.ndarray) -> np.ndarray:
@@ -156,7 +170,7 @@ def arc_length_clock(
 
     The length of a point's step is its metric displacement times fx / (z · width): what it would measure, in image widths,
     if it were made parallel to the image. Scaling the scene, or the image's resolution, leaves the clock as it is.
-    Position noise is estimated per point from third differences over time; noisy traces are smoothed over five frames and
+    Position noise is estimated per point from third differences over time (clips of six frames or more); noisy traces are smoothed over five frames and
     only travel beyond a dead zone of `DEAD_ZONE_SIGMAS` counts. The scene's step is that of the k-th fastest moving point,
     k = max(3, 10 % of those under way), so that one wild track cannot wind the clock.
 
@@ -196,9 +210,10 @@ def arc_length_clock(
     noisy = float(np.median(sigma)) > NOISE_FLOOR
     radius = np.zeros(valid.shape)
     if noisy:
-        xyz, gain = _local_line(_without_spikes(xyz, valid), valid, _SMOOTHING)
+        xyz, gain = _local_line(xyz, _not_spikes(xyz[..., 2], valid, sigma / widths_per_m), _SMOOTHING)
         wander = min(WANDER_RADII * _wander(xyz, valid, widths_per_m), WANDER_LIMIT)
         radius = np.maximum(DEAD_ZONE_SIGMAS * sigma * gain, wander)
+        widths_per_m = fx / (np.where(valid & (xyz[..., 2] > 0), xyz[..., 2], 1.0) * width)  # without the spikes
     lengths = _dragged_lengths(xyz, valid, widths_per_m, radius)
     known = valid[1:] & valid[:-1]
     if noisy:

@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError
@@ -43,18 +43,28 @@ _KINDS = {
 }
 
 
+@runtime_checkable
+class StorableModel(Protocol):
+    """An nn.Module that says what it is: `kind` picks the class again, `config.to_dict()` is JSON-able."""
+
+    kind: str
+    config: Any
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A loaded checkpoint: the model (in eval mode, its normalisation set), the normalisation, the training provenance."""
 
-    model: nn.Module
+    model: Any
     normalisation: Normalisation
     extra: Mapping[str, Any]
 
 
 def save_checkpoint(
     folder: str | Path,
-    model: nn.Module,
+    model: StorableModel,
     normalisation: Normalisation | Mapping[str, Any],
     extra: Mapping[str, Any] | None = None,
     *,
@@ -63,7 +73,7 @@ def save_checkpoint(
     """Write a checkpoint folder, whole or not at all; an older folder of that name is replaced.
 
     Args:
-        model: has `kind` and `config` (with `to_dict`).
+        model: what to store.
         normalisation: the scales of the corpus; stored in config.json.
         extra: JSON-able provenance of the training.
         dtype: how floats are stored; float16 halves the file.

@@ -59,7 +59,9 @@ class TemplateCaptioner:
 
     def caption(self, request: CaptionRequest) -> Caption:
         """Words for one event. The task text, where there is one, leads the sentence; nothing is said about meaning."""
-        lead = f"{request.task.strip().rstrip('.')}, step {request.index + 1} of {request.count}: " if request.task else ""
+        lead = (
+            f"{request.task.strip().rstrip('.')}, step {request.index + 1} of {request.count}: " if request.task else ""
+        )
         if not request.parts:
             text = f"{lead}nothing moves"
             return Caption(text, "nothing moves", "nothing moves", "no change", self.info.name)

@@ -34,10 +34,14 @@ def read_depth_file(path: Path) -> np.ndarray:
     except (OSError, ValueError, SyntaxError, EOFError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise DepthError(f"cannot be read as a depth image: {error}", where=str(path), mend="replace it") from error
     if raw.ndim != 2:
-        raise DepthError(f"has shape {raw.shape}; depth is one channel", where=str(path), mend="store it as 16-bit grey")
+        raise DepthError(
+            f"has shape {raw.shape}; depth is one channel", where=str(path), mend="store it as 16-bit grey"
+        )
     if raw.dtype == np.uint8 or raw.dtype == np.bool_:
         raise DepthError(
-            "has 8 bits per pixel, too few for metric depth", where=str(path), mend="store it as 16-bit PNG (millimetres)"
+            "has 8 bits per pixel, too few for metric depth",
+            where=str(path),
+            mend="store it as 16-bit PNG (millimetres)",
         )
     return raw
 
@@ -105,3 +109,8 @@ def resize_nearest(depth_m: Float32[np.ndarray, "H W"], width: int, height: int)
     if depth_m.shape == (height, width):
         return depth_m
     return np.asarray(cv2.resize(depth_m, (width, height), interpolation=cv2.INTER_NEAREST_EXACT), np.float32)
+
+
+def valid_fraction(depth_m: Float32[np.ndarray, "H W"]) -> float:
+    """Share of pixels with a measurement."""
+    return float(np.isfinite(depth_m).mean())

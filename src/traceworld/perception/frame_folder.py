@@ -51,7 +51,9 @@ def read_image(path: Path) -> UInt8[np.ndarray, "H W 3"]:
                 return np.repeat((grey / top * 255).clip(0, 255).astype(np.uint8)[..., None], 3, -1)
             return np.array(turned.convert("RGB"))
     except _BAD_IMAGE as error:
-        raise MediaError(f"cannot be read as a picture: {error}", where=str(path), mend="replace or remove it") from error
+        raise MediaError(
+            f"cannot be read as a picture: {error}", where=str(path), mend="replace or remove it"
+        ) from error
 
 
 def picture_size(path: Path) -> tuple[int, int]:
@@ -65,7 +67,9 @@ def picture_size(path: Path) -> tuple[int, int]:
             width, height = picture.size
             sideways = picture.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5–8 swap the sides
     except _BAD_IMAGE as error:
-        raise MediaError(f"cannot be read as a picture: {error}", where=str(path), mend="replace or remove it") from error
+        raise MediaError(
+            f"cannot be read as a picture: {error}", where=str(path), mend="replace or remove it"
+        ) from error
     return (height, width) if sideways else (width, height)
 
 

@@ -67,16 +67,18 @@ class FrameSource(Protocol):
     width: int
     height: int
     num_frames: int | None
-    K: np.ndarray | None
     task: str
     metric_depth: bool
     report: dict[str, Any]
+
+    @property
+    def K(self) -> np.ndarray | None: ...
 
     def __iter__(self) -> Iterator[Frame]: ...
 
     def close(self) -> None: ...
 
-    def __enter__(self) -> FrameSource: ...
+    def __enter__(self) -> Any: ...
 
     def __exit__(self, *exc: object) -> None: ...
 
@@ -86,14 +88,14 @@ class BackendInfo:
     """What a backend says about itself; ends up in every clip's provenance.
 
     Attributes:
-        role: `features`, `tracker`, `geometry` or `captions`.
+        kind: `features`, `tracker`, `geometry` or `captions`.
         name: what users write in a config.
         version: of the backend or of its weights.
         licence: of code and weights together, the stricter one.
         metric: True if its lengths are metres.
     """
 
-    role: str
+    kind: str
     name: str
     version: str
     licence: str

@@ -8,12 +8,13 @@ reach 2 and more.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
@@ -24,16 +25,13 @@ GAIN_TO_ACT = 1.20
 """A search must beat the recording as it is by this factor before its alignment is doubted."""
 MIN_SHIFT_PX = 1.5
 """… and must move the edges by at least this much (median): below, tracking does not notice."""
-CHANCE_SCORE = 1.15
-"""A score below this says that depth edges and picture have nothing to do with each other."""
+
 
 _EDGE_WINDOW = 5
 _EDGE_JUMP = 0.05
 _BLUR_PX = 1.5
 _MAX_EDGES = 2000
 _MIN_EDGES = 100
-_STRANGER = 1.05
-_FITS, _JUDGES = slice(0, None, 2), slice(1, None, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +77,11 @@ class RegistrationCheck:
         better = self.score_best > GAIN_TO_ACT * self.score_as_is
         return self.conclusive and better and self.shift_px >= MIN_SHIFT_PX
 
+    @property
+    def looks_registered(self) -> bool:
+        """The recording as it is fits clearly better than any calibration."""
+        return self.conclusive and self.score_as_is > GAIN_TO_ACT * self.score_best
+
 
 def register_depth(depth_m: Float32[np.ndarray, "Hd Wd"], rig: DepthRig) -> Float32[np.ndarray, "Hc Wc"]:
     """Depth as the colour camera would have measured it, at the colour image's size; NaN where nothing projects.
@@ -114,7 +117,13 @@ def splat_depth(depth_m: Float32[np.ndarray, "Hd Wd"], rig: DepthRig) -> Float32
     low = np.ceil(np.minimum(corners[0], corners[1])[:, :2]).astype(np.int64)
     high = np.floor(np.maximum(corners[0], corners[1])[:, :2]).astype(np.int64)
     high = np.maximum(high, low)  # a footprint smaller than a pixel still fills one
-    keep = np.isfinite(corners[0]).all(-1) & np.isfinite(corners[1]).all(-1) & (z_color > 0) & (high >= 0).all(-1) & (low < [width, height]).all(-1)
+    keep = (
+        np.isfinite(corners[0]).all(-1)
+        & np.isfinite(corners[1]).all(-1)
+        & (z_color > 0)
+        & (high >= 0).all(-1)
+        & (low < [width, height]).all(-1)
+    )
     order = np.flatnonzero(keep)[np.argsort(-z_color[keep], kind="stable")]
     low, high, z_color = low[order], high[order], z_color[order].astype(np.float32)
     out = np.full((height, width), np.inf, np.float32)
@@ -127,7 +136,9 @@ def splat_depth(depth_m: Float32[np.ndarray, "Hd Wd"], rig: DepthRig) -> Float32
     return np.where(np.isfinite(out), out, np.float32(np.nan))
 
 
-def project_rig(xy_px: Float[np.ndarray, "M 2"], z_m: Float[np.ndarray, " M"], rig: DepthRig) -> Float[np.ndarray, "M 3"]:
+def project_rig(
+    xy_px: Float[np.ndarray, "M 2"], z_m: Float[np.ndarray, " M"], rig: DepthRig
+) -> Float[np.ndarray, "M 3"]:
     """Depth-camera pixels with depth → (x_px, y_px, z_m) in the colour camera; NaN pixels behind it."""
     return project_cam(transform(rig.color_from_depth, unproject_cam(xy_px, z_m, rig.K_depth)), rig.K_color)
 
@@ -152,41 +163,49 @@ def gradient_map(image: UInt8[np.ndarray, "H W 3"]) -> Float32[np.ndarray, "H W"
     return slope / mean if mean > 0 else np.ones_like(slope)
 
 
-def edge_score(gradients: Float32[np.ndarray, "H W"], xy_px: Float[np.ndarray, "M 2"]) -> tuple[float, int]:
-    """Sum of the gradient map at the points that fall inside the image, and how many do."""
-    height, width = gradients.shape
-    inside = ((xy_px >= 0) & (xy_px <= [width - 1, height - 1])).all(-1)
-    if not inside.any():
-        return 0.0, 0
-    x, y = xy_px[inside].astype(np.float32).T
-    return float(cv2.remap(gradients, x[None], y[None], cv2.INTER_LINEAR).sum()), int(inside.sum())
-
-
 class EdgeEvidence:
-    """Edges and gradient maps of the frames looked at, so that a calibration costs well under a millisecond to score."""
+    """Edges and gradient maps of a few frames, laid out so that scoring a calibration takes about a millisecond.
 
-    def __init__(self, samples: Sequence[tuple[np.ndarray, np.ndarray]]):
-        self.gradients = [gradient_map(image) for image, _ in samples]
-        self.edges = [near_edges(depth_m) for _, depth_m in samples]
+    Args:
+        samples: (image, depth in metres as stored, NaN invalid) of each frame, all of one size.
+    """
+
+    def __init__(self, samples: Sequence[tuple[UInt8[np.ndarray, "H W 3"], Float32[np.ndarray, "Hd Wd"]]]):
+        edges = [near_edges(depth_m) for _, depth_m in samples]
+        self.height, self.width = samples[0][0].shape[:2]
+        self.gradients = np.concatenate([gradient_map(image) for image, _ in samples])  # one map below the other
+        self.xy_px = np.concatenate([xy_px for xy_px, _ in edges])
+        self.z_m = np.concatenate([z_m for _, z_m in edges])
+        self.frame = np.repeat(np.arange(len(samples)), [len(z_m) for _, z_m in edges])
 
     @property
     def num_edges(self) -> int:
-        return sum(len(z) for _, z in self.edges)
+        """Edge points of all frames."""
+        return len(self.z_m)
 
-    def score(self, rig: DepthRig, frames: slice = slice(None)) -> float:
-        pairs = zip(self.gradients[frames], self.edges[frames], strict=True)
-        sums = [edge_score(gradients, project_rig(xy_px, z_m, rig)[:, :2]) for gradients, (xy_px, z_m) in pairs]
-        total, seen = sum(s for s, _ in sums), sum(n for _, n in sums)
+    def every_other(self, first: int) -> EdgeEvidence:
+        """The same for the edges of every other frame, beginning with frame `first`."""
+        part = copy.copy(self)
+        keep = self.frame % 2 == first
+        part.xy_px, part.z_m, part.frame = self.xy_px[keep], self.z_m[keep], self.frame[keep]
+        return part
+
+    def score(self, rig: DepthRig) -> float:
+        """Mean of the gradient maps where the rig puts the edges: 1 is chance. 0 if most edges fall outside the picture."""
+        xy_px = project_rig(self.xy_px, self.z_m, rig)[:, :2]
+        inside = ((xy_px >= 0) & (xy_px <= [self.width - 1, self.height - 1])).all(-1)
         # Calibrations that push the edges out of the picture must not win by the few that remain.
-        return total / seen if seen > 0.4 * sum(len(z_m) for _, z_m in self.edges[frames]) else 0.0
+        if inside.sum() <= 0.4 * self.num_edges:
+            return 0.0
+        x = xy_px[inside, 0].astype(np.float32)
+        y = (xy_px[inside, 1] + self.height * self.frame[inside]).astype(np.float32)
+        return float(cv2.remap(self.gradients, x[None], y[None], cv2.INTER_LINEAR).mean(dtype=np.float64))
 
     def shift_px(self, rig_a: DepthRig, rig_b: DepthRig) -> float:
-        moved = [
-            np.linalg.norm((project_rig(xy_px, z_m, rig_a) - project_rig(xy_px, z_m, rig_b))[:, :2], axis=-1)
-            for xy_px, z_m in self.edges
-            if len(z_m)
-        ]
-        return float(np.nanmedian(np.concatenate(moved))) if moved else 0.0
+        """Median distance, in colour pixels, between where two calibrations put the edges; 0 without edges."""
+        apart = project_rig(self.xy_px, self.z_m, rig_a) - project_rig(self.xy_px, self.z_m, rig_b)
+        distance = np.linalg.norm(apart[:, :2], axis=-1)
+        return float(np.median(distance[np.isfinite(distance)])) if np.isfinite(distance).any() else 0.0
 
 
 def as_is_rig(depth_size: tuple[int, int], K_color: Float[np.ndarray, "3 3"], color_size: tuple[int, int]) -> DepthRig:
@@ -225,15 +244,18 @@ def refine_rig(evidence: EdgeEvidence, start: DepthRig, free_focal: bool, reach_
                 step[6] = focal
             grid.append(step)
     # A small cost for distance keeps directions that the edges do not determine where they were.
-    unit = np.array([0.02, 0.02, 0.02, 0.02, 0.02, 0.02, 0.2][:size])
+    unit = np.array([0.02, 0.02, 0.01, 0.015, 0.015, 0.015, 0.2][:size])
 
     def cost(step: np.ndarray) -> float:
-        return -evidence.score(_moved(start, step), _FITS) + 0.01 * float(((step / unit) ** 2).sum())
+        return -evidence.score(_moved(start, step)) + 0.02 * float(((step / unit) ** 2).sum())
 
     best = min(grid, key=cost)
     simplex = np.concatenate([best[None], best[None] + np.diag(unit * 0.25)])
     found = minimize(
-        cost, best, method="Nelder-Mead", options={"initial_simplex": simplex, "maxfev": 300, "xatol": 1e-4, "fatol": 1e-4}
+        cost,
+        best,
+        method="Nelder-Mead",
+        options={"initial_simplex": simplex, "maxfev": 300, "xatol": 1e-4, "fatol": 1e-4},
     )
     return _moved(start, found.x)
 
@@ -254,6 +276,11 @@ def hypotheses(given: DepthRig | None, as_is: DepthRig, depth_size: tuple[int, i
     return {"as stated": given, "stated in the other direction": inverse, "stated for a camera upside down": turned}
 
 
+def _clearly_better(rig: DepthRig, than: DepthRig, evidence: EdgeEvidence, judges: EdgeEvidence) -> bool:
+    """On all frames, and on those that nothing was fitted to."""
+    return all(frames.score(rig) > GAIN_TO_ACT * frames.score(than) for frames in (evidence, judges))
+
+
 def check_registration(
     samples: Sequence[tuple[UInt8[np.ndarray, "H W 3"], Float32[np.ndarray, "Hd Wd"]]],
     K_color: Float[np.ndarray, "3 3"],
@@ -261,7 +288,8 @@ def check_registration(
 ) -> RegistrationCheck:
     """Judge the alignment of a recording from a few of its frames, and find a better one if there is.
 
-    Every other frame is searched on; the rest judge. The stated calibration is kept unless another is better on both.
+    Every other frame is searched on; the rest judge. The stated calibration is kept, to the letter, unless another is clearly
+    better.
 
     Args:
         samples: (image, depth in metres as stored, NaN invalid), 4 to 8 frames spread over the clip.
@@ -279,28 +307,23 @@ def check_registration(
     as_is = as_is_rig(depth_size, K_color, color_size)
     start = given if given is not None else as_is
     evidence = EdgeEvidence(samples)
-    score_given = evidence.score(start)
-    best, calibration, demand = start, "as stated", (score_given, evidence.score(start, _JUDGES))
+    fits = evidence.every_other(0)
+    judges = evidence.every_other(1) if len(samples) > 1 else evidence
+    best, calibration = start, "as stated"
     if evidence.num_edges >= _MIN_EDGES:
-        for name, hypothesis in hypotheses(given, as_is, depth_size).items():
-            refined = refine_rig(evidence, hypothesis, free_focal=given is None)
-            scores = (evidence.score(refined), evidence.score(refined, _JUDGES))
-            if scores[0] > demand[0] and scores[1] > demand[1]:
-                best, calibration, demand = refined, name, scores
-            if hypothesis is start:  # a stranger story needs a clearer gain than the plain one
-                demand = (_STRANGER * demand[0], _STRANGER * demand[1])
+        # Edges fix a calibration to about a pixel: a plainer story is believed unless a stranger one is clearly better.
+        for name, story in hypotheses(given, as_is, depth_size).items():
+            if _clearly_better(story, best, evidence, judges):
+                best, calibration = story, name
+        refined = refine_rig(fits, best, free_focal=given is None)
+        if _clearly_better(refined, best, evidence, judges):
+            best, calibration = refined, f"{calibration}, refined"
     return RegistrationCheck(
         score_as_is=evidence.score(as_is),
-        score_given=score_given,
+        score_given=evidence.score(start),
         score_best=evidence.score(best),
         rig=best,
         calibration=calibration,
         shift_px=evidence.shift_px(as_is, best),
         num_edges=evidence.num_edges,
     )
-
-
-def valid_fraction(depth_m: Float32[np.ndarray, "H W"]) -> float:
-    """Share of pixels with a measurement."""
-    usable: Bool[np.ndarray, "H W"] = np.isfinite(depth_m)
-    return float(usable.mean())

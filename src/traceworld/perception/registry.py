@@ -1,7 +1,7 @@
 """Backends by name: the embedded ones and those that other packages register under the entry-point group `traceworld.backends`.
 
-A backend is looked up without importing it; it is imported when made. `available` says whether it can be made here, and
-if not, why and which command mends that.
+A backend is looked up without importing it; it is imported when made. `check` says whether it can be made here, and if
+not, why and which command mends that; `available` says so of all.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from traceworld.errors import ConfigError, TraceworldError
 
 log = logging.getLogger(__name__)
 
-ROLES = ("features", "tracker", "geometry", "captions")
+KINDS = ("features", "tracker", "geometry", "captions")
 ENTRY_POINT_GROUP = "traceworld.backends"
 
 
@@ -27,7 +27,7 @@ class BackendSpec:
     """How to find a backend and what it is, known before it is imported.
 
     Attributes:
-        role: one of `ROLES`.
+        kind: one of `KINDS`.
         name: what users write.
         target: `package.module:factory`; calling the factory with the options makes the backend.
         licence: of code and weights together, the stricter one.
@@ -36,7 +36,7 @@ class BackendSpec:
         mend: command that provides what is missing.
     """
 
-    role: str
+    kind: str
     name: str
     target: str
     licence: str
@@ -45,8 +45,8 @@ class BackendSpec:
     mend: str = ""
 
     def __post_init__(self):
-        if self.role not in ROLES:
-            raise ConfigError(f"unknown role '{self.role}'", where=f"backend {self.name}", mend=f"one of {ROLES}")
+        if self.kind not in KINDS:
+            raise ConfigError(f"unknown kind '{self.kind}'", where=f"backend {self.name}", mend=f"one of {KINDS}")
         if ":" not in self.target:
             raise ConfigError(f"'{self.target}' is not module:factory", where=f"backend {self.name}")
 
@@ -55,6 +55,8 @@ class BackendSpec:
 class Availability:
     """Whether a backend can be made on this machine; `reason` and `mend` are empty when it can."""
 
+    kind: str
+    name: str
     ok: bool
     reason: str
     mend: str
@@ -92,22 +94,22 @@ EMBEDDED = (
     ),
 )
 
-_specs: dict[tuple[str, str], BackendSpec] = {(spec.role, spec.name): spec for spec in EMBEDDED}
+_specs: dict[tuple[str, str], BackendSpec] = {(spec.kind, spec.name): spec for spec in EMBEDDED}
 _third_party_loaded = False
 
 
 def register(spec: BackendSpec) -> None:
-    """Make a backend known by name. A second registration of the same role and name is refused.
+    """Make a backend known by name. A second registration of the same kind and name is refused.
 
     Raises:
         ConfigError: the name is taken by another target.
     """
-    known = _specs.get((spec.role, spec.name))
+    known = _specs.get((spec.kind, spec.name))
     if known is not None and known != spec:
         raise ConfigError(
-            f"the {spec.role} backend '{spec.name}' is already {known.target}", where=spec.target, mend="rename it"
+            f"the {spec.kind} backend '{spec.name}' is already {known.target}", where=spec.target, mend="rename it"
         )
-    _specs[spec.role, spec.name] = spec
+    _specs[spec.kind, spec.name] = spec
 
 
 def _load_third_party() -> None:
@@ -125,60 +127,64 @@ def _load_third_party() -> None:
             log.warning("backend entry point '%s' (%s) cannot be used: %s", entry.name, entry.value, error)
 
 
-def specs(role: str | None = None) -> tuple[BackendSpec, ...]:
-    """All known backends, of one role or of all, in the order of `ROLES` and then by name."""
+def specs(kind: str | None = None) -> tuple[BackendSpec, ...]:
+    """All known backends, of one kind or of all, in the order of `KINDS` and then by name."""
     _load_third_party()
-    chosen = [spec for spec in _specs.values() if role in (None, spec.role)]
-    return tuple(sorted(chosen, key=lambda spec: (ROLES.index(spec.role), spec.name)))
+    chosen = [spec for spec in _specs.values() if kind in (None, spec.kind)]
+    return tuple(sorted(chosen, key=lambda spec: (KINDS.index(spec.kind), spec.name)))
 
 
-def find(role: str, name: str) -> BackendSpec:
-    """The backend of this role and name.
+def find(kind: str, name: str) -> BackendSpec:
+    """The backend of this kind and name.
 
     Raises:
-        ConfigError: no such role or backend; the message names the nearest.
+        ConfigError: no such kind or backend; the message names the nearest.
     """
-    if role not in ROLES:
-        raise ConfigError(f"unknown role '{role}'", where="backend", mend=f"one of {', '.join(ROLES)}")
+    if kind not in KINDS:
+        raise ConfigError(f"unknown kind '{kind}'", where="backend", mend=f"one of {', '.join(KINDS)}")
     _load_third_party()
-    if (role, name) in _specs:
-        return _specs[role, name]
-    names = [spec.name for spec in specs(role)]
+    if (kind, name) in _specs:
+        return _specs[kind, name]
+    names = [spec.name for spec in specs(kind)]
     nearest = get_close_matches(name, names, 1, 0.4)
     hint = f"did you mean '{nearest[0]}'? " if nearest else ""
-    raise ConfigError(f"no {role} backend is called '{name}'", where=role, mend=f"{hint}known: {', '.join(names)}")
+    raise ConfigError(f"no {kind} backend is called '{name}'", where=kind, mend=f"{hint}known: {', '.join(names)}")
 
 
-def available(role: str, name: str) -> Availability:
+def check(kind: str, name: str) -> Availability:
     """Whether the backend can be made here, without making it.
 
     Raises:
         ConfigError: no such backend.
     """
-    spec = find(role, name)
-    module = spec.target.partition(":")[0]
-    for needed in (*spec.needs, module):
+    spec = find(kind, name)
+    for needed in (*spec.needs, spec.target.partition(":")[0]):
         try:
             found = importlib.util.find_spec(needed) is not None
         except (ImportError, ValueError):  # a parent package is missing
             found = False
         if not found:
             mend = spec.mend or f"pip install {needed.split('.')[0]}"
-            return Availability(False, f"the module '{needed}' is not installed", mend, spec.licence)
-    return Availability(True, "", "", spec.licence)
+            return Availability(kind, name, False, f"the module '{needed}' is not installed", mend, spec.licence)
+    return Availability(kind, name, True, "", "", spec.licence)
 
 
-def create(role: str, name: str, **options: Any) -> Any:
+def available(kind: str | None = None) -> tuple[Availability, ...]:
+    """`check` of every known backend, of one kind or of all."""
+    return tuple(check(spec.kind, spec.name) for spec in specs(kind))
+
+
+def create(kind: str, name: str, **options: Any) -> Any:
     """Import the backend and make it with these options.
 
     Raises:
         ConfigError: no such backend, or it does not know an option.
         TraceworldError: it cannot be made here; the message holds the mend.
     """
-    spec = find(role, name)
-    state = available(role, name)
+    spec = find(kind, name)
+    state = check(kind, name)
     if not state.ok:
-        raise TraceworldError(state.reason, where=f"{role} backend '{name}'", mend=state.mend)
+        raise TraceworldError(state.reason, where=f"{kind} backend '{name}'", mend=state.mend)
     module, _, attribute = spec.target.partition(":")
     factory = getattr(importlib.import_module(module), attribute)
     try:
@@ -186,4 +192,4 @@ def create(role: str, name: str, **options: Any) -> Any:
     except TypeError as error:
         if "argument" not in str(error):
             raise
-        raise ConfigError(str(error), where=f"{role} backend '{name}'", mend="see its docstring for options") from error
+        raise ConfigError(str(error), where=f"{kind} backend '{name}'", mend="see its docstring for options") from error

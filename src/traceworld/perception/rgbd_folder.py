@@ -5,14 +5,15 @@ Depth leaves this module registered to the colour camera, in metres, NaN where n
 
 from __future__ import annotations
 
-import json
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from jaxtyping import Float32, UInt8
 
 from traceworld.errors import DepthError, MediaError
 from traceworld.geometry.cameras import resize_K
@@ -23,10 +24,11 @@ from traceworld.perception.depth_files import (
     resize_nearest,
     settle_unit,
     to_metres,
+    valid_fraction,
 )
 from traceworld.perception.frame_folder import image_files, natural_key, read_image, same_size
 from traceworld.perception.intrinsics import assumed_K
-from traceworld.perception.registration import DepthRig, check_registration, register_depth, valid_fraction
+from traceworld.perception.registration import DepthRig, check_registration, register_depth
 from traceworld.perception.rgbd_layout import CLIP_FILE, ClipFile, read_clip_file
 from traceworld.perception.source_base import RawFrame, SourceBase, SourceOptions, resize_image
 
@@ -47,11 +49,17 @@ def _depth_files(folder: Path) -> dict[str, Path]:
 
 
 class RgbdFolderSource(SourceBase):
-    """Colour and depth of one clip. Opening looks at a few frames to settle depth unit and registration."""
+    """Colour and depth of one clip. Opening looks at a few frames to settle depth unit and registration.
+
+    Args:
+        path: the folder.
+        options: how to read it.
+        settled: report of an earlier opening; its depth unit and registration are used again, without looking.
+    """
 
     kind = "rgbd"
 
-    def __init__(self, path: Path, options: SourceOptions):
+    def __init__(self, path: Path, options: SourceOptions, settled: Mapping[str, Any] | None = None):
         self.path = path
         self.clip: ClipFile = read_clip_file(path / CLIP_FILE)
         self.files = image_files(path / "color") if (path / "color").is_dir() else []
@@ -73,7 +81,7 @@ class RgbdFolderSource(SourceBase):
         self._depth_files = _depth_files(path / "depth")
         self._unit_m = 1.0
         self._rig: DepthRig | None = None
-        self.metric_depth = self._settle_depth()
+        self.metric_depth = self._settle_depth() if settled is None else self._settle_as_before(settled)
 
     def _native_K(self, size: tuple[int, int], options: SourceOptions) -> np.ndarray:
         """Intrinsics at the size of the pictures, which may be another than the one that clip.json speaks of."""
@@ -132,6 +140,20 @@ class RgbdFolderSource(SourceBase):
         self._settle_registration(probed, depths)
         return True
 
+    def _settle_as_before(self, settled: Mapping[str, Any]) -> bool:
+        """Take depth unit and calibration from an earlier report."""
+        if "depth" not in settled:
+            return False
+        self._unit_m = float(settled["depth"]["unit_m"])
+        width, height = settled["depth"]["size"]
+        self._depth_shape = (height, width)
+        registration = settled.get("registration", {})
+        if registration.get("applied"):
+            K_depth, color_from_depth = (np.array(registration[k], float) for k in ("depth_K", "color_from_depth"))
+            self._rig = DepthRig(K_depth, self.K, color_from_depth, (self.width, self.height))
+        self.report |= {"depth": dict(settled["depth"]), "registration": dict(registration)}
+        return True
+
     def _settle_registration(self, probed: list[Path], depths: list[np.ndarray]) -> None:
         """Decide how depth pixels become colour pixels: as they are, or through a calibration."""
         size, depth_size = (self.width, self.height), (depths[0].shape[1], depths[0].shape[0])
@@ -147,8 +169,7 @@ class RgbdFolderSource(SourceBase):
             )
         declared = self.clip.depth_registered and same_shape
         if self.options.registration == "trust":
-            self._rig = None if declared else given
-            self.report["registration"] = {"mode": "trusted", "applied": self._rig is not None}
+            self._use_rig(None if declared else given, {"mode": "trusted"})
             return
         # A folder that says "registered" is judged against its colour intrinsics; depth_K is then only a way out.
         images = [self._load_image(path) for path in probed]
@@ -164,14 +185,20 @@ class RgbdFolderSource(SourceBase):
             "edges": check.num_edges,
             "calibration": check.calibration,
         }
+        rig = None
         if declared and not check.looks_unregistered:
-            self._rig = None
+            pass
+        elif check.looks_registered:
+            self.warn(
+                f"depth is declared not registered, but fits the colour picture as stored (edge score {check.score_as_is:.2f}; "
+                f"{check.score_best:.2f} with the stated calibration), so it is used as stored"
+            )
         elif given is not None:
-            self._rig = check.rig
+            rig = check.rig
             said = "declared registered" if declared else "not registered to the colour camera"
             self.warn(
                 f"depth is {said}: edge score {check.score_as_is:.2f} as stored (1 = chance), "
-                f"{check.score_best:.2f} after registration, which was applied (calibration {check.calibration}, refined)"
+                f"{check.score_best:.2f} after registration, which was applied (calibration {check.calibration})"
             )
         else:
             self.warn(
@@ -180,10 +207,18 @@ class RgbdFolderSource(SourceBase):
                 if check.looks_unregistered
                 else "depth is not registered to colour and depth_K is not stated; it is used as stored"
             )
-        report["applied"] = self._rig is not None
-        if self._rig is not None:
-            report["depth_K"] = np.round(self._rig.K_depth, 4).tolist()
-            report["color_from_depth"] = np.round(self._rig.color_from_depth, 6).tolist()
+        self._use_rig(rig, report)
+
+    def _use_rig(self, rig: DepthRig | None, report: dict[str, Any]) -> None:
+        """Apply a calibration as it stands in the report, so that the recorded figures give the same depth again."""
+        report["applied"] = rig is not None
+        if rig is not None:
+            report["depth_K"] = np.round(rig.K_depth, 4).tolist()
+            report["color_from_depth"] = np.round(rig.color_from_depth, 6).tolist()
+            rig = replace(
+                rig, K_depth=np.array(report["depth_K"]), color_from_depth=np.array(report["color_from_depth"])
+            )
+        self._rig = rig
         self.report["registration"] = report
 
     def _load_image(self, path: Path) -> np.ndarray:
@@ -211,12 +246,26 @@ class RgbdFolderSource(SourceBase):
 
     # -- frames ----------------------------------------------------------------------------------------------------
 
+    def read_image(self, number: int) -> UInt8[np.ndarray, "H W 3"]:
+        """Picture `number` of the folder, RGB, without distortion.
+
+        Raises:
+            MediaError: it cannot be read.
+        """
+        return self._load_image(self.files[number])
+
+    def read_depth(self, number: int) -> Float32[np.ndarray, "H W"] | None:
+        """Depth of picture `number`, registered, metres, NaN where nothing was measured; None if the clip has no depth.
+
+        Raises:
+            DepthError: it cannot be used.
+        """
+        return self._load_depth(self.files[number]) if self.metric_depth else None
+
     def _load(self, number: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-        path = self.files[number]
-        depth_m = self._load_depth(path) if self.metric_depth else None
-        return self._load_image(path), depth_m, None if self.poses is None else self.poses[number]
+        pose = None if self.poses is None else self.poses[number]
+        return self.read_image(number), self.read_depth(number), pose
 
     def _raw_frames(self) -> Generator[RawFrame, None, None]:
         for number, time_s in enumerate(self.times_s):
             yield RawFrame(number, float(time_s), partial(self._load, number))
-

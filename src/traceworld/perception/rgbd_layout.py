@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,11 @@ class ClipFile:
     size: tuple[int, int] | None = None
     color_K: np.ndarray | None = None
     depth_K: np.ndarray | None = None
-    color_from_depth: np.ndarray | None = None
+    color_from_depth: np.ndarray = field(default_factory=lambda: np.eye(4))
     depth_unit_m: float | None = None
     depth_invalid: float | None = None
     depth_registered: bool = True
-    distortion: np.ndarray | None = None
+    distortion: np.ndarray = field(default_factory=lambda: np.zeros(5))
     timestamps_s: np.ndarray | None = None
     fps: float | None = None
     cam_from_world: np.ndarray | None = None
@@ -66,7 +66,9 @@ class ClipFile:
         backward = np.flatnonzero(~(np.diff(self.timestamps_s) > 0))
         if len(backward):
             raise MediaError(
-                "does not increase", where=f"{self.where}: timestamps_s[{backward[0] + 1}]", mend="order the frames by time"
+                "does not increase",
+                where=f"{self.where}: timestamps_s[{backward[0] + 1}]",
+                mend="order the frames by time",
             )
         return self.timestamps_s
 
@@ -115,7 +117,9 @@ def _numbers(fields: dict[str, Any], name: str, where: str, *shapes: tuple[int, 
     )
     if not fits or not np.isfinite(value).all():
         raise MediaError(
-            f"has shape {value.shape} or holds NaN", where=f"{where}: {name}", mend=f"expected shape {' or '.join(map(str, shapes))}"
+            f"has shape {value.shape} or holds NaN",
+            where=f"{where}: {name}",
+            mend=f"expected shape {' or '.join(map(str, shapes))}",
         )
     return value
 

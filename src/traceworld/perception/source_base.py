@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float32, UInt8
 
 from traceworld.errors import ConfigError, MediaError
 from traceworld.geometry.cameras import resize_K
@@ -98,7 +98,7 @@ class SourceBase:
         self.uri = uri
         self.options = options
         self.width, self.height = capped_size(native_width, native_height, options.max_side)
-        self.K: Float64[np.ndarray, "3 3"] = resize_K(K_native, native_size, (self.width, self.height))
+        self.K: np.ndarray = resize_K(K_native, native_size, (self.width, self.height))
         self.num_frames: int | None = None
         self.task = ""
         self.metric_depth = False
@@ -158,7 +158,7 @@ class SourceBase:
     def close(self) -> None:
         """Release what the source holds open; sources here open files only while iterating."""
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Any:
         return self
 
     def __exit__(self, *exc: object) -> None:

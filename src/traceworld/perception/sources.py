@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from traceworld.errors import ConfigError, MediaError
+from traceworld.perception import clip_media
 from traceworld.perception.frame_folder import IMAGE_SUFFIXES, FrameFolderSource, image_files
 from traceworld.perception.rgbd_folder import CLIP_FILE, RgbdFolderSource
 from traceworld.perception.source_base import SourceBase, SourceOptions
 from traceworld.perception.video import VIDEO_SUFFIXES, VideoSource
+
+clip_media.install()
 
 TRUTH_SUFFIX = ".truth"
 """Folders with this suffix hold a simulator's exact answers; they are never an input."""
@@ -28,7 +31,9 @@ def clip_kind(path: Path) -> str | None:
     if path.is_dir():
         if (path / CLIP_FILE).is_file():
             return "rgbd"
-        holds_videos = any(child.suffix.lower() in VIDEO_SUFFIXES for child in path.iterdir())  # pictures beside are covers
+        holds_videos = any(
+            child.suffix.lower() in VIDEO_SUFFIXES for child in path.iterdir()
+        )  # pictures beside are covers
         return "frames" if image_files(path) and not holds_videos else None
     return "video" if path.suffix.lower() in VIDEO_SUFFIXES else None
 

@@ -15,10 +15,11 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from traceworld.geometry.cameras import project, unproject
+from traceworld.geometry.cameras import invert_rigid, project, transform, unproject
 from traceworld.perception.lifting import PSEUDO_DEPTH_M, depth_windows, jump_gate, sample_depth
 from traceworld.perception.motion import FlowField
 from traceworld.perception.patches import sample_patches, similarity, texture
+from traceworld.perception.surface_motion import local_motion, measure_cells
 from traceworld.perception.rigidity import RigidPrediction, predict_by_neighbours, update_affinity
 
 
@@ -43,6 +44,7 @@ class TrackingConfig:
     levels: int = 4
     patch_half: int = 6
     neighbours: int = 16
+    reach_px: float = 40.0
     ncc_reacquire: float = 0.75
     ncc_keep: float = 0.35
     depth_agreement: float = 0.02
@@ -152,6 +154,7 @@ class PointStepper:
         rigid = predict_by_neighbours(
             state.xyz_world, own_world, trust, state.affinity, noise_m, config.neighbours
         )
+        rigid = self._with_surface(state, a, b, flow_ab, flow_ba, rigid)
         moved = self._fuse(state, b, own_xy, own_ok, own_world, ncc_own, trust, rigid, stay)
         self._decide(state, b, moved, home, rigid)
         update_affinity(state.affinity, rigid.source, state.xyz_world, own_ok & state.seen, noise_m)
@@ -221,6 +224,27 @@ class PointStepper:
         nearer = np.where(known, off < -gate[:, None], False)
         hidden = inside & ~agrees & nearer.any(1)
         return agrees, hidden
+
+    def _with_surface(self, state, a, b, flow_ab, flow_ba, rigid: RigidPrediction) -> RigidPrediction:
+        """Seen points go with the surface around them; hidden ones with the points they used to move with."""
+        rows = np.flatnonzero(state.seen)
+        in_a = transform(a.cam_from_world, state.xyz_world[rows])
+        cell = max(3, round(8 * self.px))
+        h, w = self.height // cell, self.width // cell
+        if len(rows) == 0 or min(h, w) < 2:
+            return rigid
+        wanted = np.zeros((h, w), np.uint8)
+        xy = project(state.xyz_world[rows], self.K, a.cam_from_world)[:, :2]
+        j, i = (xy[:, 0] / cell).astype(int).clip(0, w - 1), (xy[:, 1] / cell).astype(int).clip(0, h - 1)
+        wanted[i, j] = 1
+        wanted = cv2.dilate(wanted, np.ones((9, 9), np.uint8)) > 0
+        cells = measure_cells(a.gray, b.gray, a.depth_m, b.depth_m, flow_ab, self.K, cell, wanted, PSEUDO_DEPTH_M)
+        reach = self.config.reach_px * self.px * in_a[:, 2] / self.K[0, 0]
+        in_b, _, ok = local_motion(cells, in_a, reach)
+        xyz, good = rigid.xyz_world.copy(), rigid.ok.copy()
+        xyz[rows[ok]] = transform(invert_rigid(b.cam_from_world), in_b[ok])
+        good[rows[ok]] = True
+        return RigidPrediction(xyz, good, rigid.residual_m, rigid.source)
 
     # ------------------------------------------------------------------ decisions
 

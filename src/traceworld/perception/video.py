@@ -23,6 +23,8 @@ from traceworld.perception.source_base import RawFrame, SourceBase, SourceOption
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".gif", ".wmv", ".flv")
 _NOT_PICTURES = {"ansi", "bintext", "xbin", "idf"}  # FFmpeg "decodes" plain text as terminal art
 
+_NO_TIMES = {"avi", "h264", "hevc", "m4v", "mjpeg"}
+
 
 def _open_container(path: Path) -> Any:
     size = path.stat().st_size
@@ -55,6 +57,14 @@ def _missing_frames(stream: Any, file_size: int) -> tuple[int, int] | None:
     return (present, len(entries)) if present < len(entries) else None
 
 
+def _declared_seconds(container: Any) -> float | None:
+    """Length that a Matroska header states; None where other streams may be longer, or for containers that only guess it."""
+    alone = all(stream.type == "video" for stream in container.streams)
+    if container.duration is None or not alone or "matroska" not in container.format.name:
+        return None
+    return float(container.duration) / 1e6
+
+
 def upright(image: UInt8[np.ndarray, "H W 3"], rotation_deg: float) -> UInt8[np.ndarray, "Hr Wr 3"]:
     """Turn an image counter-clockwise by the container's rotation (to the nearest quarter turn)."""
     return np.rot90(image, round(rotation_deg / 90) % 4)
@@ -75,6 +85,9 @@ class VideoSource(SourceBase):
         try:
             stream = container.streams.video[0]
             self._missing = _missing_frames(stream, os.path.getsize(path))
+            # AVI has no presentation times (FFmpeg fills in decoding times), so frames are one nominal step apart there.
+            self._has_times = container.format.name not in _NO_TIMES
+            self._declared_s = _declared_seconds(container)
             rate = float(stream.average_rate or stream.guessed_rate or 0) or options.frame_rate
             aspect = float(stream.sample_aspect_ratio or 1) or 1.0
             header = {
@@ -99,7 +112,9 @@ class VideoSource(SourceBase):
             message = f"the file is cut off: data for {present} of {listed} frames, first lost frame {present}"
             if not options.allow_partial or present < 2:
                 raise MediaError(
-                    message, where=f"{path}, frame {present}", mend="copy it again, or set allow_partial to keep the rest"
+                    message,
+                    where=f"{path}, frame {present}",
+                    mend="copy it again, or set allow_partial to keep the rest",
                 )
             self._partial(message)
 
@@ -133,7 +148,7 @@ class VideoSource(SourceBase):
 
     def _decoded(self, container: Any) -> Iterator[tuple[int, Any]]:
         """(number, frame) until the end or, with `allow_partial`, until the first damage."""
-        number = 0
+        number, skipped = 0, 0
         frames = container.decode(video=0)
         while True:
             try:
@@ -144,8 +159,9 @@ class VideoSource(SourceBase):
                 if frame is None:
                     break
                 damaged = bool(getattr(frame, "is_corrupt", False))
-                if damaged and number == 0:  # a clip cut out of a stream may start before its first key frame
+                if damaged and number == skipped:  # a clip cut out of a stream may start before its first key frame
                     self.warn("frames before the first complete one were skipped")
+                    number, skipped = number + 1, skipped + 1
                     continue
                 if not damaged:
                     yield number, frame
@@ -168,8 +184,25 @@ class VideoSource(SourceBase):
         if claimed is not None and claimed != number and not self.report.get("partial"):
             self.warn(f"the header says {claimed} frames, the file holds {number}; the header is ignored")
 
+    def _check_length(self, number: int, end_s: float) -> None:
+        """A Matroska file cut off between two blocks ends without an error; its header still states the whole length."""
+        if self._declared_s is None or self.report.get("partial"):
+            return
+        missing_s = self._declared_s - end_s
+        if missing_s <= max(0.5, 0.1 * self._declared_s):
+            return
+        message = f"the file ends after {end_s:.2f} s and {number} frames, its header says {self._declared_s:.2f} s"
+        if not self.options.allow_partial:
+            raise MediaError(
+                message,
+                where=f"{self.path}, frame {number}",
+                mend="copy it again, or set allow_partial to keep the rest",
+            )
+        self._partial(message)
+
     def _raw_frames(self) -> Generator[RawFrame, None, None]:
         clock = StrictClock(self._step_s)
+        count, end_s = 0, 0.0
         container = _open_container(self.path)
         try:
             # One thread: results do not depend on the machine, and parallelism is across clips.
@@ -182,9 +215,13 @@ class VideoSource(SourceBase):
                         mend="split the video where its size changes",
                     )
                 load = partial(_rgb, frame, self._rotation, self.width, self.height)
-                yield RawFrame(number, clock(None if frame.time is None else float(frame.time)), load)
+                time_s = clock(float(frame.time) if self._has_times and frame.time is not None else None)
+                end_s = time_s + max(float(frame.duration or 0) * float(frame.time_base or 0), self._step_s)
+                count = number + 1
+                yield RawFrame(number, time_s, load)
+            self._check_length(count, end_s)
         finally:
             container.close()
-        if clock.mended:
+        if clock.mended and self._has_times:
             self.report["mended_timestamps"] = clock.mended
             self.warn(f"{clock.mended} time stamps were missing or ran backwards and were replaced by the nominal step")

@@ -91,9 +91,9 @@ class CameraPath:
     """
 
     start: str | CameraView = "corner"
-    orbit_deg: float = 15.0
-    rise_deg: float = 5.0
-    dolly: float = 0.08
+    orbit_deg: float = 10.0
+    rise_deg: float = 4.0
+    dolly: float = 0.06
     seed: int = 0
 
     def views(self, start: CameraView, num_frames: int) -> list[CameraView]:

@@ -26,7 +26,7 @@ from traceworld.sim.film import DEPTH_UNIT_M, Film, depth_picture, shoot
 from traceworld.sim.glue import traces_of
 from traceworld.sim.rendering import SceneRenderer
 from traceworld.sim.sampling import sample_points
-from traceworld.sim.tasks import TRAINED, check_task
+from traceworld.sim.tasks import resolve_tasks
 from traceworld.sim.workers import one_thread
 from traceworld.sim.worlds import STEP_S, Rollout, Stage, World, versions
 from traceworld.traces.store import DatasetWriter
@@ -75,7 +75,7 @@ class CorpusConfig:
 
 def build_corpus(
     out: str | Path,
-    tasks: Sequence[str] = TRAINED,
+    tasks: Sequence[str] = ("trained",),
     episodes_per_task: int = 100,
     seed: int = 0,
     workers: int = 2,
@@ -87,7 +87,7 @@ def build_corpus(
 
     Args:
         out: dataset folder (clip store, format 1).
-        tasks: Meta-World tasks.
+        tasks: Meta-World tasks, or `all`, `trained`, `held-out`.
         episodes_per_task: episodes of each.
         seed: of placements, noise, cameras, choice of points and pictures.
         workers: processes; 0 works in this one.
@@ -108,7 +108,7 @@ def build_corpus(
     items = [
         (task, first, min(first + config.block, episodes_per_task))
         for first in range(0, episodes_per_task, config.block)  # all tasks early, so that a part is a fair sample
-        for task in map(check_task, tasks)
+        for task in resolve_tasks(tasks)
     ]
     done = _done(writer)
     todo = [(task, first, last) for task, first, last in items if done.get(item_id(task, first)) != last - first]
@@ -237,7 +237,7 @@ def _draw(
     root: Path,
 ) -> Media:
     folder.mkdir(parents=True, exist_ok=True)
-    for frame in frames:
+    for frame in frames.tolist():
         stage.put(states[frame])
         color = renderer.color(stage.data, film.cameras[frame])
         cv2.imwrite(str(folder / f"{frame:04d}.jpg"), color[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
@@ -245,7 +245,7 @@ def _draw(
     return Media(
         kind="frames",
         path=folder.relative_to(root).as_posix(),
-        frame_index=tuple(int(frame) for frame in frames),
+        frame_index=tuple(frames.tolist()),
         files=tuple(f"{frame:04d}.jpg" for frame in frames),
         depth_files=tuple(f"{frame:04d}.png" for frame in frames),
         depth_unit_m=DEPTH_UNIT_M,

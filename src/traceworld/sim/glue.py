@@ -32,8 +32,8 @@ def lift(
     Returns:
         xyz_world [N,3], NaN where the pixel shows nothing or lies outside the image; body [N], −1 there.
     """
-    limit = np.array(film.depth_m.shape[:0:-1]) - 1  # of x and y
-    inside = _inside(uv_px, *(limit + 1))
+    height, width = film.depth_m.shape[1:]
+    inside, limit = _inside(uv_px, width, height), np.array([width - 1, height - 1])
     xy = np.where(inside[:, None], uv_px, 0.0).astype(np.float64)
     x, y = np.rint(xy).astype(int).clip(0, limit).T
     shown = np.where(inside, film.object_id[frame, y, x], -1)

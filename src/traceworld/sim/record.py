@@ -7,6 +7,7 @@ only a simulator knows: identity and depth of every pixel, the pose of every bod
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import shutil
@@ -19,14 +20,16 @@ from typing import Any
 import cv2
 import numpy as np
 
-from traceworld.errors import ConfigError, MediaError
+from traceworld.errors import ConfigError, MediaError, RenderingError
 from traceworld.sim.cameras import CameraChoice, CameraPath, film_cameras
 from traceworld.sim.film import DEPTH_UNIT_M, Film, depth_picture, shoot
 from traceworld.sim.rendering import SceneRenderer
-from traceworld.sim.tasks import check_task
-from traceworld.sim.truth import TRUTH_SUFFIX, is_complete_truth, write_truth
+from traceworld.sim.tasks import check_task, resolve_tasks
+from traceworld.sim.truth import TRUTH_SUFFIX, is_complete_truth, read_description, write_truth
 from traceworld.sim.workers import one_thread
 from traceworld.sim.worlds import STEP_S, Rollout, Stage, World, versions
+
+log = logging.getLogger(__name__)
 
 CLIP_FILE = "clip.json"
 
@@ -133,38 +136,75 @@ def record_episode(
     return folder
 
 
+@dataclass(frozen=True)
+class Recording:
+    """What came of one episode. `status` is `ok` or `failed`; `success`: the expert did what was asked."""
+
+    task: str
+    seed: int
+    status: str
+    path: str = ""
+    frames: int = 0
+    success: bool = False
+    error: str = ""
+
+
 def record_many(
     tasks: Sequence[str],
-    episodes: int | Sequence[int],
+    episodes: int,
     out_dir: str | Path,
     *,
-    workers: int = 2,
+    seed: int = 0,
+    workers: int = 1,
     **options: Any,
-) -> list[Path]:
-    """Film episodes of several tasks in parallel processes.
+) -> list[Recording]:
+    """Film episodes of several tasks in parallel processes. An episode that fails is reported; the rest goes on.
 
     Args:
-        tasks: Meta-World tasks.
-        episodes: how many of each (seeds 0, 1, …), or the seeds themselves.
+        tasks: Meta-World tasks, or `all`, `trained`, `held-out`.
+        episodes: how many of each.
         out_dir: see `record_episode`.
+        seed: of the first episode of each task; the others follow.
         workers: processes; 0 works in this one.
         options: arguments of `record_episode`.
 
     Returns:
-        The folders, tasks in order, seeds within.
+        One record per episode, tasks in order, seeds within.
+
+    Raises:
+        ConfigError: unknown task, camera or option, or existing recordings of other settings.
+        RenderingError: no renderer on this machine.
     """
-    seeds = list(range(episodes)) if isinstance(episodes, int) else list(episodes)
-    jobs = [(check_task(task), seeds, str(out_dir), options) for task in tasks]
+    seeds = list(range(seed, seed + episodes))
+    jobs = [(task, seeds, str(out_dir), options) for task in resolve_tasks(tasks)]
     if workers < 1:
-        return [folder for job in jobs for folder in _record_task(*job)]
+        return [recording for job in jobs for recording in _record_task(*job)]
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=one_thread) as pool:
         done = [pool.submit(_record_task, *job) for job in jobs]
-        return [folder for future in done for folder in future.result()]
+        try:
+            return [recording for future in done for recording in future.result()]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
-def _record_task(task: str, seeds: list[int], out_dir: str, options: dict[str, Any]) -> list[Path]:
+def _record_task(task: str, seeds: list[int], out_dir: str, options: dict[str, Any]) -> list[Recording]:
     world = World(task)
-    return [record_episode(task, seed, out_dir, world=world, **options) for seed in seeds]
+    recordings = []
+    for seed in seeds:
+        try:
+            folder = record_episode(task, seed, out_dir, world=world, **options)
+        except (RenderingError, ConfigError):
+            raise  # no other episode would do better
+        except Exception as error:
+            log.exception("%s, seed %d", task, seed)
+            recordings.append(Recording(task, seed, "failed", error=f"{type(error).__name__}: {error}"))
+            continue
+        frames = len(json.loads((folder / CLIP_FILE).read_text())["timestamps_s"])
+        success = read_description(folder)["success_frame"] is not None
+        recordings.append(Recording(task, seed, "ok", str(folder), frames, success))
+        log.info("%s: %d frames", folder, frames)
+    return recordings
 
 
 def _describe(task: str, seed: int, config: RecordConfig) -> dict[str, Any]:

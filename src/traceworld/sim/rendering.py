@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
-from traceworld.errors import InvalidInputError, MissingExtraError, RenderingError
+from traceworld.errors import InvalidInputError, MissingExtraError, RenderingError, TraceworldError
 from traceworld.extras import require
 from traceworld.traces.types import Camera
 
@@ -37,8 +37,19 @@ def load_mujoco() -> ModuleType:
     headless = not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
     if sys.platform.startswith("linux") and headless:
         os.environ.setdefault("MUJOCO_GL", "egl")
+    return _import("mujoco")
+
+
+def _context_class() -> Any:
+    """The class of OpenGL contexts that `MUJOCO_GL` asks for. (MuJoCo itself decides once, when first imported, which
+    may have been before the variable was set.)"""
+    mujoco, backend = load_mujoco(), os.environ.get("MUJOCO_GL", "").lower()
+    return _import(f"mujoco.{backend}").GLContext if backend in ("egl", "osmesa") else mujoco.GLContext
+
+
+def _import(name: str) -> ModuleType:
     try:
-        return require("mujoco")
+        return require(name)
     except MissingExtraError as error:
         if importlib.util.find_spec("mujoco") is None:
             raise
@@ -93,9 +104,11 @@ class SceneRenderer:
         model.vis.global_.offheight = height * supersample
         model.vis.quality.offsamples = 0  # multisampling would also blur depth and identity at silhouettes
         try:
-            self._gl = mujoco.GLContext(width * supersample, height * supersample)
+            self._gl = _context_class()(width * supersample, height * supersample)
             self._gl.make_current()
             self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+        except TraceworldError:
+            raise
         except Exception as error:  # EGL reports a missing driver by several kinds of exception
             self.close()
             raise _rendering_error(error) from error

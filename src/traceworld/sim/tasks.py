@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 
 from traceworld.errors import ConfigError
 
@@ -93,3 +94,17 @@ def check_task(task: str) -> str:
 def instruction_of(task: str) -> str:
     """What the task asks for, in words."""
     return INSTRUCTIONS[check_task(task)]
+
+
+GROUPS = {"all": TASKS, "trained": TRAINED, "held-out": HELD_OUT}
+"""Names that stand for several tasks."""
+
+
+def resolve_tasks(names: Iterable[str]) -> tuple[str, ...]:
+    """Tasks by name or by the name of a group (`all`, `trained`, `held-out`), each once, in the order given.
+
+    Raises:
+        ConfigError: no such task.
+    """
+    found = [task for name in names for task in GROUPS.get(name, (name,))]
+    return tuple(dict.fromkeys(check_task(task) for task in found))

@@ -7,6 +7,7 @@ state of every step; a `Stage` puts any of these states back, on a copy of the m
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -82,7 +83,8 @@ class World:
         Args:
             seed: of the placement and of the noise.
             action_noise: standard deviation of the noise added to the expert's motion, in its own unit (1 = 1 cm per
-                step). The noise is correlated over about ten steps, so that it bends the path instead of shaking it.
+                step). The noise is correlated over about ten steps, so that it bends the path instead of shaking it;
+                the sum is clipped to full speed, as the expert's own action is.
             hold_steps: how long the expert goes on after success.
             max_steps: give up after so many steps (at most 500).
         """
@@ -99,7 +101,7 @@ class World:
             if success_step is not None and len(states) > success_step + hold_steps:
                 break
             drift = 0.9 * drift + np.sqrt(1 - 0.9**2) * rng.normal(size=3)
-            action = np.array(expert.get_action(obs), np.float64)
+            action = _act(expert, obs)
             action[:3] += action_noise * drift
             obs, _, _, _, info = env.step(np.clip(action, -1, 1).astype(np.float32))
             states.append(env.data.qpos.copy())
@@ -170,6 +172,12 @@ class Stage:
         poses[:, :3, :3] = self.data.xmat.reshape(-1, 3, 3)
         poses[:, :3, 3] = self.data.xpos
         return poses
+
+
+def _act(expert: Any, obs: np.ndarray) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "Constant(s) may be too high": the sum is clipped anyway
+        return np.array(expert.get_action(obs), np.float64)
 
 
 def versions() -> dict[str, str]:

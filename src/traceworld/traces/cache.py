@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -48,7 +47,7 @@ _ARRAYS: dict[str, tuple[type, str, tuple[int, ...]]] = {
 
 
 class TraceCache:
-    """Clips of a dataset as views of memory-mapped arrays; indexing gives a `Clip` without provenance.
+    """Clips of a dataset as views of memory-mapped arrays; indexing gives a `Clip`.
 
     Attributes:
         folder: `cache/<fingerprint>`.
@@ -234,20 +233,15 @@ def _fill(dataset: Dataset, arrays: dict[str, np.ndarray]) -> list[dict[str, Any
 
 
 def _about(clip: Clip) -> dict[str, Any]:
-    kept = {key: clip.provenance[key] for key in ("source_frames",) if key in clip.provenance}
-    return json.loads(
-        json.dumps(
-            {
-                "clip_id": clip.clip_id,
-                "num_frames": clip.num_frames,
-                "num_keypoints": clip.traces.num_keypoints,
-                "width": clip.cameras.width,
-                "height": clip.cameras.height,
-                "task": clip.task,
-                "metric": clip.metric,
-                "media": vars(clip.media),
-                "events": [vars(event) for event in clip.events],
-                "provenance": kept,
-            }
-        )
-    )
+    return {
+        "clip_id": clip.clip_id,
+        "num_frames": clip.num_frames,
+        "num_keypoints": clip.traces.num_keypoints,
+        "width": clip.cameras.width,
+        "height": clip.cameras.height,
+        "task": clip.task,
+        "metric": clip.metric,
+        "media": vars(clip.media),
+        "events": [vars(event) for event in clip.events],
+        "provenance": dict(clip.provenance),
+    }

@@ -42,7 +42,7 @@ class LogHistogram:
         values = values[np.isfinite(values)]
         self.counts += weight * np.bincount(np.searchsorted(_EDGES, values, side="right"), minlength=len(self.counts))
 
-    def percentile(self, percent: float) -> float:
+    def percentile(self, percent: float | int) -> float:
         """The value below which `percent` % of the counted numbers lie; NaN if there are none."""
         cumulative = np.cumsum(self.counts)
         if cumulative[-1] <= 0:

@@ -26,9 +26,10 @@ class VideoFrames:
 
     def __init__(self, path: Path):
         self.path = path
+        self._counted = False  # True: the file has no usable time stamps and frames can only be counted from the start
         self._stamps = self._list_frames()
         self._container: Any = None
-        self._decoder: Iterator[Any] = iter(())
+        self._decoder: Iterator[tuple[int | None, Any]] = iter(())
         self._last = -1  # number of the frame that the decoder gave last
 
     def __len__(self) -> int:
@@ -85,10 +86,14 @@ class VideoFrames:
         try:
             stream = container.streams.video[0]
             # Packets alone (no decoding) say when each frame is shown, unless the container keeps no such stamps.
-            stamps = [p.pts for p in container.demux(stream) if p.size and not p.is_discard]
-            if not stamps or any(stamp is None for stamp in stamps) or len(set(stamps)) < len(stamps):
-                container.seek(0, stream=stream)
-                stamps = [frame.pts for frame in container.decode(stream) if frame.pts is not None]
+            packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
+            stamps = [packet.pts for packet in packets]
+            if any(stamp is None for stamp in stamps) or len(set(stamps)) < len(stamps):
+                self._counted = True
+                stamps = self._count_frames()
+            elif stamps:  # what comes before the first key frame (a stream cut in the middle) cannot be decoded
+                first = next((packet.pts for packet in packets if packet.is_keyframe), min(stamps))
+                stamps = [stamp for stamp in stamps if stamp >= first]
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._error(f"cannot be read: {error}") from error
         finally:
@@ -97,21 +102,29 @@ class VideoFrames:
             raise self._error("holds no frames")
         return np.unique(np.asarray(stamps, np.int64))
 
+    def _count_frames(self) -> list[int]:
+        container = self._open()
+        try:
+            return [number for number, _ in enumerate(container.decode(video=0))]
+        finally:
+            container.close()
+
     def _seek(self, stamp: int | None) -> None:
-        if stamp is None or self._container is None:
+        if stamp is None or self._container is None or self._counted:
             self.close()
             self._container = self._open()
         stream = self._container.streams.video[0]
-        if stamp is not None:
+        if stamp is not None and not self._counted:
             self._container.seek(stamp, stream=stream, backward=True)
-        self._decoder = self._container.decode(stream)
+        frames = self._container.decode(stream)
+        self._decoder = enumerate(frames) if self._counted else ((frame.pts, frame) for frame in frames)
 
-    def _next_at(self, stamp: int) -> Any:
+    def _next_at(self, wanted: int) -> Any:
         """The frame with this time stamp, or None if the decoder is past it or at the end."""
-        for frame in self._decoder:
-            if frame.pts is None or frame.pts < stamp:
+        for stamp, frame in self._decoder:
+            if stamp is None or stamp < wanted:
                 continue
-            return frame if frame.pts == stamp else None
+            return frame if stamp == wanted else None
         return None
 
     def _error(self, message: str) -> MediaError:

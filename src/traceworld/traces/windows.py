@@ -80,12 +80,12 @@ class WindowSet:
         datasets: Sequence[Dataset | str | Path] | Dataset | str | Path,
         configs: WindowConfig | Sequence[WindowConfig] = (),
         *,
-        weights: Sequence[float] | None = None,
+        weights: Sequence[float | int] | None = None,
         seed: int = 0,
         image_size: tuple[int, int] | None = None,
         split: Split = "all",
         val_fraction: float = 0.05,
-        s_delta: Sequence[float] | np.ndarray | None = None,
+        s_delta: Sequence[float | int] | np.ndarray | None = None,
         depth_log_range: tuple[float, float] | None = None,
         min_motion: float = 0.0,
         augment: bool = True,
@@ -198,7 +198,7 @@ class WindowSet:
             "depth_present": np.bool_(depth_m is not None),
         }
 
-    def _make_index(self, split: Split, val_fraction: float) -> np.ndarray:
+    def _make_index(self, split: str, val_fraction: float) -> np.ndarray:
         """[windows, 3 + configs] dataset, clip, frame, and for each config whether the frame can be used with it."""
         if split not in ("train", "val", "all"):
             raise ConfigError(f"'{split}' is unknown", where="WindowSet.split", mend="use train, val or all")
@@ -256,7 +256,7 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def _normalised(weights: Sequence[float] | None, configs: Sequence[WindowConfig]) -> np.ndarray:
+def _normalised(weights: Sequence[float | int] | None, configs: Sequence[WindowConfig]) -> np.ndarray:
     if len({(c.history, c.horizon, c.num_controls) for c in configs}) > 1:
         raise ConfigError("differ in history, horizon or num_controls: one batch could not hold them", where="configs")
     values = np.ones(len(configs)) if weights is None else np.asarray(weights, float)

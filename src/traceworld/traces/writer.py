@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,7 +25,6 @@ DATASET_FILE, MANIFEST_FILE = "dataset.json", "manifest.parquet"
 CLIPS, STATUS, MEDIA, CACHE = "clips", "status", "media", "cache"
 
 Status = Literal["ok", "skipped", "failed"]
-STATUSES: tuple[Status, ...] = ("ok", "skipped", "failed")
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -195,8 +194,8 @@ class DatasetWriter:
 
 def _check_item(item_id: str, clips: Sequence[Clip], status: str) -> None:
     where = f"item {item_id}"
-    if status not in STATUSES:
-        raise InvalidInputError(f"status '{status}' is unknown", where=where, mend=f"use one of {', '.join(STATUSES)}")
+    if status not in get_args(Status):
+        raise InvalidInputError(f"status '{status}' is unknown", where=where, mend="use ok, skipped or failed")
     if (status == "ok") != bool(clips):
         raise InvalidInputError(
             f"status '{status}' with {len(clips)} clips",

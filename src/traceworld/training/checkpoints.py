@@ -71,7 +71,7 @@ def sweep(out: Path, keep: set[int]) -> None:
 
 def write_trainer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainerState) -> None:
     """Write optimizer state (named after the parameters it belongs to) and trainer state into `folder`."""
-    name_of = {parameter: name for name, parameter in model.named_parameters()}
+    name_of: dict[Any, str] = {parameter: name for name, parameter in model.named_parameters()}
     tensors = {
         f"{key}:{name_of[parameter]}": value.detach().cpu().contiguous()
         for parameter, slots in optimizer.state.items()

@@ -23,6 +23,7 @@ class TrainConfig:
         out: folder of this run: log.jsonl, checkpoints/, model/ (the result), result.json. A run found there is continued.
         model, size: which model, at which size.
         steps: optimiser steps in all.
+        train_vlm: let a pretrained VLM backbone learn too (at `vlm_lr_multiplier`); App. C.1 keeps it frozen.
         batch: windows per forward pass; one optimiser step sees `batch * grad_accumulation` windows.
         lr, vlm_lr_multiplier, weight_decay, betas, clip: AdamW as in App. B.1; the multiplier is for a pretrained backbone.
         warmup: steps of linear warm-up. schedule: what follows, `constant` or `cosine` (to zero at `steps`).
@@ -50,6 +51,7 @@ class TrainConfig:
     out: str
     model: str = "mu0"
     size: str = "nano"
+    train_vlm: bool = False
     steps: int = 20_000
     batch: int = 24
     lr: float = 1e-4
@@ -125,7 +127,8 @@ class TrainConfig:
         known = {field.name for field in dataclasses.fields(TrainConfig)}
         unknown = sorted(set(fields) - known)
         _need(not unknown, ", ".join(unknown), "is no option of this version", "use the version that wrote it")
-        return TrainConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return TrainConfig(**values)
 
 
 def refuse_other_run(stored: dict[str, Any], config: TrainConfig) -> None:

@@ -141,7 +141,7 @@ def training_batches(windows: TrainingWindows, *, start: int, count: int, batch:
 def validation_batches(sources: Sequence[WindowSource], *, windows: int, batch: int, seed: int) -> list[Batch]:
     """The same windows with the same keypoints at every call: evenly spread over the sources, without augmentation."""
     total = sum(len(source) for source in sources)
-    chosen = np.unique(np.linspace(0, total - 1, min(windows, total)).round().astype(int)) if total else []
+    chosen = np.unique(np.linspace(0, total - 1, min(windows, total)).round().astype(int))
     firsts = np.cumsum([0, *(len(source) for source in sources)])
     samples = []
     for number in chosen:

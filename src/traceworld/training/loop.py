@@ -74,7 +74,7 @@ class _Run:
 
     config: TrainConfig
     kind: ModelKind
-    model: nn.Module
+    model: Any
     optimizer: torch.optim.Optimizer
     ema: Ema | None
     device: torch.device

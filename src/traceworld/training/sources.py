@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from traceworld.errors import ConfigError
 from traceworld.models.normalisation import Normalisation
 from traceworld.traces.store import open_dataset
+from traceworld.traces.types import Clock
 from traceworld.traces.windows import WindowConfig, WindowSet, side
 from traceworld.training.config import TrainConfig
 from traceworld.training.data import WindowSource
@@ -81,7 +82,10 @@ def open_training_data(
 def windows_of(config: TrainConfig) -> list[tuple[WindowConfig, float]]:
     """The window config of each clock that has a share, with its share."""
     low, high = config.keypoints
-    both = (("time", config.time_step, config.time_weight), ("arc", config.arc_step, config.arc_weight))
+    both: tuple[tuple[Clock, float, float], ...] = (
+        ("time", config.time_step, config.time_weight),
+        ("arc", config.arc_step, config.arc_weight),
+    )
     return [
         (
             WindowConfig(
@@ -109,8 +113,10 @@ def _kept(scales: Normalisation | None, window: WindowConfig) -> tuple[float, ..
 
 def _normalisation(sources: Sequence[WindowSet], scales: Normalisation | None) -> Normalisation:
     """Each clock has its own s_Δ; depth is the same for all."""
-    s_delta = {source.configs[0].clock: tuple(float(x) for x in source.s_delta) for source in sources}
-    steps = {source.configs[0].clock: source.configs[0].step_size for source in sources}
+    s_delta: dict[str, tuple[float, ...]] = {
+        source.configs[0].clock: tuple(float(x) for x in source.s_delta) for source in sources
+    }
+    steps: dict[str, float] = {source.configs[0].clock: source.configs[0].step_size for source in sources}
     if scales is not None:
         return Normalisation(s_delta, steps, scales.depth_log_min, scales.depth_log_max)
     found = sources[0].normalisation

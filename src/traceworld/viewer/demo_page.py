@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,9 @@ from jaxtyping import Float32, UInt8
 
 from traceworld.traces.types import Clip, Traces
 from traceworld.viewer.foresight import HORIZONS, Answer, Question, as_forecast
-from traceworld.viewer.overlay import label, overlay_clip, overlay_prediction, side_by_side
+from traceworld.viewer.overlay import label, overlay_clip, overlay_prediction, side_by_side, tail_frames
 from traceworld.viewer.report import Chart, Fact, Picture, ReportData, Table, film_of
-from traceworld.viewer.scene import build_scene, cloud_from_depth
+from traceworld.viewer.scene import Forecast, build_scene, cloud_from_depth
 
 Asked = Sequence[tuple[Question, Sequence[Answer]]]
 
@@ -22,8 +23,8 @@ _PICTURE_WIDTH = 720
 def build_page(
     result: Mapping[str, Any],
     clip: Clip,
-    pictures: Mapping[int, UInt8[np.ndarray, "H W 3"]],
-    depths: Mapping[int, Float32[np.ndarray, "H W"]],
+    pictures: Mapping[int, UInt8[np.ndarray, "Himg Wimg 3"]],
+    depths: Mapping[int, Float32[np.ndarray, "Himg Wimg"]],
     asked: Asked,
     truth: Traces | None,
 ) -> ReportData:
@@ -36,6 +37,7 @@ def build_page(
         truth: the simulator's exact traces, if any.
     """
     words = result["instruction"]["text"]
+    cloud, cloud_name = _cloud(clip, pictures, depths)
     film = {f: image for f, image in pictures.items() if f in _spread(sorted(pictures), 24)}
     return ReportData(
         title=words[:1].upper() + words[1:],
@@ -43,7 +45,7 @@ def build_page(
         facts=_facts(result),
         warnings=result["warnings"],
         scene=build_scene(
-            clip, cloud=_cloud(clip, pictures, depths), truth=truth, forecasts=[_forecast(q, a, clip) for q, a in asked]
+            clip, cloud=cloud, cloud_name=cloud_name, truth=truth, forecasts=[_forecast(q, a, clip) for q, a in asked]
         ),
         film=film_of(clip, film),
         inputs=[
@@ -59,11 +61,11 @@ def build_page(
 
 
 def still(
-    clip: Clip, pictures: Mapping[int, UInt8[np.ndarray, "H W 3"]], asked: Asked
+    clip: Clip, pictures: Mapping[int, UInt8[np.ndarray, "Himg Wimg 3"]], asked: Asked
 ) -> UInt8[np.ndarray, "H W_all 3"]:
     """One picture that says it all (for a README): extracted traces, and predicted futures beside what happened."""
     frame = _busiest(clip, sorted(pictures))
-    drawn = overlay_clip(pictures[frame], clip, frame, tail=24, width=_PICTURE_WIDTH)
+    drawn = overlay_clip(pictures[frame], clip, frame, width=_PICTURE_WIDTH)
     parts = [label(drawn, f"extracted traces, frame {frame}")]
     if asked:
         question, answers = asked[-1]
@@ -77,10 +79,10 @@ def _lead(result: Mapping[str, Any], clip: Clip) -> str:
     origin = (
         f"An unseen simulated episode ({result['input']['task']}, seed {result['input']['seed']}), filmed as ordinary RGB-D video. "
         if result["input"]["task"]
-        else f"{result['input']['path']}. "
+        else f"{Path(result['input']['path']).name}: "
     )
     return (
-        f"{origin}{about['points']} points were followed in 3D through {about['frames']} frames "
+        f"{origin}{about['points']} points were followed {'in 3D ' if about['metric'] else ''}through {about['frames']} frames "
         f"({about['seconds']:.1f} s); {about['moving_points']} of them move. {result['model']} was shown one frame and the "
         f"instruction “{result['instruction']['text']}” and asked where they go next."
     )
@@ -90,15 +92,13 @@ def _facts(result: Mapping[str, Any]) -> list[Fact]:
     facts = []
     tracks = result["tracks"] or {}
     if tracks.get("all"):
-        facts.append(
-            Fact("Extraction, 3D Jaccard", f"{tracks['all']['aj']:.2f}", "all points, against exact traces", "good")
-        )
+        facts.append(Fact("Extraction, 3D Jaccard", f"{tracks['all']['aj']:.2f}", "all points, against exact traces"))
     if tracks.get("moving"):
         facts.append(Fact("… moving points", f"{tracks['moving']['aj']:.2f}", f"{tracks['moving']['points']} points"))
     if tracks.get("all"):
         facts.append(Fact("… visibility right", f"{tracks['all']['oa']:.0%}", "occlusion accuracy"))
     for forecast in result["forecasts"]:
-        scores = forecast["scores"].get(result["model"]) or next(iter(forecast["scores"].values()), {})
+        scores: Mapping[str, Any] = forecast["scores"].get(result["model"], {})
         still_ = forecast["scores"].get("nothing-moves", {})
         horizon = _longest(scores)
         if not horizon or not still_.get(f"topS_ade@{horizon}"):
@@ -111,28 +111,30 @@ def _facts(result: Mapping[str, Any]) -> list[Fact]:
         )  # fmt: skip
     about = result["clip"]
     scale = "in metres" if about["metric"] else "scale unknown"
-    facts.append(Fact("Points in 3D", f"{about['points']}", f"{about['moving_points']} moving, {scale}"))
+    facts.append(Fact("Points followed", f"{about['points']}", f"{about['moving_points']} moving, {scale}"))
     return facts
 
 
-def _forecast(question: Question, answers: Sequence[Answer], clip: Clip):
+def _forecast(question: Question, answers: Sequence[Answer], clip: Clip) -> Forecast:
     past = "with history" if question.has_history else "no history"
     return as_forecast(question, answers[0], clip, name=f"{answers[0].name}, frame {question.frame}, {past}")
 
 
-def _cloud(clip: Clip, pictures: Mapping[int, np.ndarray], depths: Mapping[int, np.ndarray]):
-    """The first frame that has depth, cut behind what the traces are about."""
+def _cloud(
+    clip: Clip, pictures: Mapping[int, np.ndarray], depths: Mapping[int, np.ndarray]
+) -> tuple[tuple[np.ndarray, np.ndarray], str]:
+    """The first frame that has depth, cut behind what the traces are about; without depth, the picture as a flat sheet."""
     usable = sorted(set(pictures) & set(depths))
-    if not usable:
-        return None
-    frame = usable[0]
+    frame = usable[0] if usable else min(pictures)
     camera = clip.cameras[frame]
-    xyz = clip.traces.xyz_world[frame][clip.traces.valid[frame]]
-    far = None
-    if len(xyz):
-        z = xyz @ camera.cam_from_world[2, :3] + camera.cam_from_world[2, 3]
-        far = float(1.4 * np.percentile(z, 98))
-    return cloud_from_depth(pictures[frame], depths[frame], camera, max_depth_m=far)
+    xyz = clip.traces.xyz_world[frame][clip.traces.valid[frame]].astype(np.float64)
+    z = xyz @ camera.cam_from_world[2, :3] + camera.cam_from_world[2, 3]
+    if usable:
+        far = float(1.4 * np.percentile(z, 98)) if len(z) else None
+        return cloud_from_depth(pictures[frame], depths[frame], camera, max_depth_m=far), "First frame as points"
+    # a little behind the traces, so that they stay in sight
+    sheet = np.full(pictures[frame].shape[:2], 1.03 * (np.percentile(z, 98) if len(z) else 1.0), np.float32)
+    return cloud_from_depth(pictures[frame], sheet, camera), "First picture, flat (no depth)"
 
 
 def _fan(image: np.ndarray, question: Question, given: Answer, most: int = 28) -> np.ndarray:
@@ -154,8 +156,8 @@ def _overlays(clip: Clip, pictures: Mapping[int, np.ndarray], asked: Asked) -> l
     frame = _busiest(clip, sorted(pictures))
     found = [
         Picture(
-            overlay_clip(pictures[frame], clip, frame, tail=24, width=_PICTURE_WIDTH),
-            f"Extracted traces at frame {frame}: the last 24 frames of every moving point (violet: earlier, yellow: now; "
+            overlay_clip(pictures[frame], clip, frame, width=_PICTURE_WIDTH),
+            f"Extracted traces at frame {frame}: the last {tail_frames(clip)} frames of every moving point (violet: earlier, yellow: now; "
             "hollow: hidden), grey: points at rest.",
         )
     ]
@@ -251,11 +253,16 @@ def _busiest(clip: Clip, frames: Sequence[int]) -> int:
         return frames[0]
     xyz = np.where(clip.traces.valid[..., None], clip.traces.xyz_world, np.nan)[:, moving]
     steps = np.nan_to_num(np.linalg.norm(np.diff(xyz, axis=0), axis=-1)).sum(1)
-    lengths = {f: steps[max(0, f - 24) : f].sum() * (clip.traces.visible[f, moving].mean() + 0.1) for f in frames}
+    lengths = {
+        f: steps[max(0, f - tail_frames(clip)) : f].sum() * (clip.traces.visible[f, moving].mean() + 0.1)
+        for f in frames
+    }
     return max(frames, key=lambda f: lengths[f])
 
 
 def _spread(items: Sequence[Any], most: int) -> list[Any]:
     """At most `most` of the items, evenly spread, the first and last among them."""
-    places = np.unique(np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)) if len(items) else []
+    if not len(items):
+        return []
+    places = np.unique(np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int))
     return [items[i] for i in places]

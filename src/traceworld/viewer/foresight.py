@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, UInt8
@@ -18,20 +18,13 @@ from traceworld.errors import ExtractionError
 from traceworld.evaluation.metrics import forecast_metrics
 from traceworld.geometry import cameras as cam
 from traceworld.geometry.retime import sample_at
+from traceworld.models.predictor import TracePredictor
 from traceworld.traces.types import Clip, Observation, TracePrediction
 from traceworld.viewer.scene import Forecast, forecast_from_prediction
 
 HORIZON = 32
 HISTORY = 8
 HORIZONS = (8, 16, 32)
-
-
-class Predictor(Protocol):
-    """What is asked (`models.predictor.TracePredictor`)."""
-
-    name: str
-
-    def predict(self, observation: Observation, num_samples: int = ..., seed: int = ...) -> TracePrediction: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +125,7 @@ class Answer:
     curve_cm: Mapping[str, Sequence[float | None]]
 
 
-def answer(question: Question, predictor: Predictor, clip: Clip, *, samples: int, seed: int) -> Answer:
+def answer(question: Question, predictor: TracePredictor, clip: Clip, *, samples: int, seed: int) -> Answer:
     """Ask one predictor and score it on the moving points.
 
     Scores are those of `evaluation.metrics.forecast_metrics` in uvz, and for metric clips `top1_ade_cm@T`, `topS_ade_cm@T`:

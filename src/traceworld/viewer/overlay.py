@@ -7,6 +7,7 @@ validity says so and is never hidden by the truth.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -33,6 +34,12 @@ def time_colours(count: int) -> UInt8[np.ndarray, "count 3"]:
     ramp = np.linspace(40, 245, max(count, 1)).astype(np.uint8)[None]
     bgr = cv2.applyColorMap(ramp, cv2.COLORMAP_PLASMA)[0]
     return np.ascontiguousarray(bgr[:count, ::-1])
+
+
+def tail_frames(clip: Clip, seconds: float = 0.8) -> int:
+    """How many frames a tail of so many seconds has (8 to 60)."""
+    step = float(np.median(np.diff(clip.time_s))) if clip.num_frames > 1 else seconds
+    return int(np.clip(round(seconds / step), 8, 60))
 
 
 def draw_tails(
@@ -70,19 +77,24 @@ def draw_tails(
     for t in range(1, frames):  # oldest first, so that newer pieces lie on top
         width = max(1, round(size * (0.35 + 0.55 * t / frames)))
         for n in np.flatnonzero(moving & drawable[t - 1] & drawable[t]):
-            _line(canvas, xy_px[t - 1, n], xy_px[t, n], tuple(int(c) for c in colours[t]), width)
-    head = tuple(int(c) for c in colours[-1])
+            _line(canvas, xy_px[t - 1, n], xy_px[t, n], _rgb(colours[t]), width)
+    head = _rgb(colours[-1])
     for n in np.flatnonzero(moving & drawable[-1]):
         _dot(canvas, xy_px[-1, n], size, head, filled=bool(visible[-1, n]))
     return canvas
 
 
 def overlay_clip(
-    image: UInt8[np.ndarray, "Himg Wimg 3"], clip: Clip, frame: int, *, tail: int = 16, width: int | None = None
+    image: UInt8[np.ndarray, "Himg Wimg 3"],
+    clip: Clip,
+    frame: int,
+    *,
+    tail: int | None = None,
+    width: int | None = None,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """The traces of `clip` drawn on its picture of `frame`.
 
-    The last `tail` positions are projected through the camera of `frame`, so tails stay glued to the scene when the
+    The last `tail` positions (by default those of the last 0.8 s) are projected through the camera of `frame`, so tails stay glued to the scene when the
     camera moves.
 
     Args:
@@ -94,7 +106,7 @@ def overlay_clip(
     if not 0 <= frame < clip.num_frames:
         raise InvalidInputError(f"frame {frame} of {clip.num_frames}", where=f"clip {clip.clip_id}")
     canvas = resize_to_width(image, width or image.shape[1])
-    first = max(0, frame - tail)
+    first = max(0, frame - (tail_frames(clip) if tail is None else tail))
     traces, camera = clip.traces, clip.cameras[frame]
     xyz = cam.project(traces.xyz_world[first : frame + 1].astype(np.float64), camera.K, camera.cam_from_world)
     xy = _rescale_px(xyz[..., :2], (camera.width, camera.height), canvas)
@@ -191,8 +203,8 @@ def label(image: UInt8[np.ndarray, "H W 3"], text: str) -> UInt8[np.ndarray, "H 
 
 
 def side_by_side(
-    pictures: list[UInt8[np.ndarray, "H W 3"]], *, gap: int = 8, background: Colour = (255, 255, 255)
-) -> UInt8[np.ndarray, "H W_all 3"]:
+    pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]], *, gap: int = 8, background: Colour = (255, 255, 255)
+) -> UInt8[np.ndarray, "H W 3"]:
     """Pictures of one height in a row."""
     if not pictures or len({p.shape[0] for p in pictures}) != 1:
         raise InvalidInputError("needs at least one picture, all of one height", where="side_by_side")
@@ -217,6 +229,10 @@ def save_still(path: Path, image: UInt8[np.ndarray, "H W 3"]) -> Path:
     encoded = data.tobytes()
     write_atomically(path, lambda temporary: temporary.write_bytes(encoded))
     return path
+
+
+def _rgb(colour: np.ndarray) -> Colour:
+    return int(colour[0]), int(colour[1]), int(colour[2])
 
 
 def _default_radius(image: np.ndarray) -> float:

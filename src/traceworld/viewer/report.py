@@ -161,14 +161,13 @@ def render_report(report: ReportData) -> str:
 
 def film_of(
     clip: Clip,
-    pictures: Mapping[int, UInt8[np.ndarray, "H W 3"]],
+    pictures: Mapping[int, UInt8[np.ndarray, "Himg Wimg 3"]],
     *,
     width: int = 480,
-    tail: int = 16,
 ) -> list[FilmFrame]:
     """The film of a clip from some of its pictures (frame → picture), with the traces drawn on each."""
     return [
-        FilmFrame(frame, resize_to_width(image, width), overlay_clip(image, clip, frame, tail=tail, width=width))
+        FilmFrame(frame, resize_to_width(image, width), overlay_clip(image, clip, frame, width=width))
         for frame, image in sorted(pictures.items())
     ]
 
@@ -215,7 +214,7 @@ def _stage(scene: Mapping[str, Any], film: Sequence[Mapping[str, Any]]) -> str:
     """The 3D view, the film beside it, the layers and the transport below."""
     forecasts = scene["forecasts"]
     layers = [
-        ("cloud", "First frame as points", "linear-gradient(90deg,#c9a27a,#7d93a8)", "dots", True, bool(scene["cloud"])),
+        ("cloud", scene["cloud_name"], "linear-gradient(90deg,#c9a27a,#7d93a8)", "dots", True, bool(scene["cloud"])),
         ("moving", "Extracted traces, moving (hollow: hidden)", "linear-gradient(90deg,#3b0f8f,#e8604c,#f0e442)", "", True, True),
         ("still", "Extracted points at rest", "#9aa4b2", "dots", False, True),
         ("truth", "Exact traces (simulator)", "#14a6d6", "", True, bool(scene["truth"])),

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from traceworld.errors import InvalidInputError
 from traceworld.geometry import cameras as cam
 from traceworld.traces.types import Camera, Clip, TracePrediction, Traces
+from traceworld.viewer.overlay import tail_frames
 
 UPRIGHT = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
 """OpenCV camera axes → plotly's, a proper rotation."""
@@ -91,7 +92,7 @@ def forecast_from_prediction(
 
 def cloud_from_depth(
     image: UInt8[np.ndarray, "H W 3"],
-    depth_m: Float[np.ndarray, "H W"],
+    depth_m: Float[np.ndarray, "Hd Wd"],
     camera: Camera,
     *,
     max_points: int = 22000,
@@ -126,6 +127,7 @@ def build_scene(
     clip: Clip,
     *,
     cloud: tuple[Float32[np.ndarray, "M 3"], UInt8[np.ndarray, "M 3"]] | None = None,
+    cloud_name: str = "First frame as points",
     truth: Traces | None = None,
     forecasts: Sequence[Forecast] = (),
     max_frames: int = 240,
@@ -135,6 +137,7 @@ def build_scene(
 
     Args:
         cloud: world positions and colours (`cloud_from_depth`).
+        cloud_name: what the cloud is, for its switch.
         truth: exact traces of the same points in the same order, if known.
         max_frames: long clips are thinned evenly to this many time steps.
         max_points: of more points the moving ones are kept first.
@@ -181,7 +184,9 @@ def build_scene(
         "points": len(order),
         "paths": _pack(layers["paths"], data_box),
         "truth": _pack(layers["truth"], data_box) if truth is not None else None,
+        "tail": max(2, round(tail_frames(clip) * len(frames) / clip.num_frames)),
         "cloud": None,
+        "cloud_name": cloud_name,
         "forecasts": [],
     }
     if cloud is not None:

@@ -320,7 +320,7 @@ def _middle(clip: Clip) -> np.ndarray:
 def _scene_size(clip: Clip) -> float:
     """The distance from the first camera to what it looks at: the measure for every size on the screen."""
     eye = np.linalg.inv(clip.cameras[0].cam_from_world)[:3, 3]
-    return float(max(np.linalg.norm(_middle(clip) - eye), 1e-3))
+    return max(float(np.linalg.norm(_middle(clip) - eye)), 1e-3)
 
 
 def _quaternion(rotation: np.ndarray) -> np.ndarray:

@@ -1,13 +1,13 @@
 """Predictors without parameters: what a trained model has to beat."""
 
 from traceworld.models.baselines.motionless import NothingMoves
-from traceworld.models.baselines.velocity import ConstantVelocity
+from traceworld.models.baselines.velocity import ConstantVelocity, DampedVelocity
 
-__all__ = ["BASELINES", "ConstantVelocity", "NothingMoves"]
+__all__ = ["BASELINES", "ConstantVelocity", "DampedVelocity", "NothingMoves"]
 
 BASELINES = {
     "nothing-moves": NothingMoves,
     "constant-velocity": ConstantVelocity,
-    "damped-velocity": lambda horizon=32: ConstantVelocity(damping=0.85, horizon=horizon),
+    "damped-velocity": DampedVelocity,
 }
-"""Name → maker of the predictor. Call it with a horizon other than 32 if needed."""
+"""Name → class; call it without arguments for a horizon of 32 steps."""

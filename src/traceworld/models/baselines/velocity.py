@@ -55,3 +55,10 @@ def history_velocity(observation: Observation, anchor: Float[np.ndarray, "N 3"])
     known = np.isfinite(past)
     weight = (known * time**2).sum(1)
     return np.where(weight > 0, (np.where(known, past, 0) * time).sum(1) / np.maximum(weight, 1), 0.0)
+
+
+class DampedVelocity(ConstantVelocity):
+    """Constant velocity that loses 15 % per step: the stronger of the two on motions that come to an end."""
+
+    def __init__(self, horizon: int = 32):
+        super().__init__(damping=0.85, horizon=horizon)

@@ -19,7 +19,7 @@ def attend(
     query: Float[Tensor, "B heads Lq D"],
     key: Float[Tensor, "B kv_heads Lk D"],
     value: Float[Tensor, "B kv_heads Lk D"],
-    mask: Bool[Tensor, "B #Lq Lk"],
+    mask: Bool[Tensor, " B #Lq Lk"],
 ) -> Float[Tensor, "B heads Lq D"]:
     """Scaled dot-product attention; `mask` True = may be seen. Every query must see at least one key.
 

@@ -17,7 +17,7 @@ def rotary_angles(
 
 
 def rotate(
-    x: Float[Tensor, "B heads L D"], cos: Float[Tensor, "B #L half"], sin: Float[Tensor, "B #L half"]
+    x: Float[Tensor, "B heads L D"], cos: Float[Tensor, " B #L half"], sin: Float[Tensor, " B #L half"]
 ) -> Float[Tensor, "B heads L D"]:
     """Turn the pairs (x_i, x_{i+D/2}) by their angle, in the dtype of `x`."""
     cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)

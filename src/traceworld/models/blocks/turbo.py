@@ -22,7 +22,7 @@ def turbo_table() -> Float[Tensor, "256 3"]:
 
 
 def log_depth_unit(
-    depth_m: Float[Tensor, "*batch"], log_range: Float[Tensor, "2"]
+    depth_m: Float[Tensor, "*batch"], log_range: Float[Tensor, " 2"]
 ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
     """Log depth mapped so that the corpus range [log_min, log_max] becomes [1, 0] (near = 1), clipped; and validity.
 
@@ -39,7 +39,7 @@ def log_depth_unit(
     return unit.clamp(0, 1) * known, known.float()
 
 
-def turbo_picture(depth_m: Float[Tensor, "B H W"], log_range: Float[Tensor, "2"]) -> Float[Tensor, "B 3 H W"]:
+def turbo_picture(depth_m: Float[Tensor, "B H W"], log_range: Float[Tensor, " 2"]) -> Float[Tensor, "B 3 H W"]:
     """Depth rendered as RGB in [0, 1]; unknown pixels get the colour of "far" (index 0), as in the released code."""
     unit, _ = log_depth_unit(depth_m, log_range)
     table = turbo_table().to(depth_m.device)

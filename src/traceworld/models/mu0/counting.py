@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import nn
 
 from traceworld.models.mu0.config import Mu0Config
+from traceworld.models.mu0.expert import ExpertLayer
 from traceworld.models.mu0.model import Mu0Model
+from traceworld.models.mu0.prefix_nano import NanoPrefix
 from traceworld.models.mu0.sizes import mu0_config
 
 
@@ -34,7 +38,7 @@ def count_parameters(size: str | Mu0Config) -> dict[str, int]:
 
 def _parts(model: Mu0Model) -> dict[str, nn.Module]:
     """Disjoint modules that together hold every parameter."""
-    modulation = nn.ModuleList(layer.modulation for layer in model.expert.layers)
+    modulation = nn.ModuleList(cast(ExpertLayer, layer).modulation for layer in model.expert.layers)
     blocks = nn.ModuleList(
         child for layer in model.expert.layers for name, child in layer.named_children() if name != "modulation"
     )
@@ -47,7 +51,9 @@ def _parts(model: Mu0Model) -> dict[str, nn.Module]:
     }
     if model.features is not None:
         parts["dino"] = model.features
-    if hasattr(model.prefix, "vlm"):
+    if isinstance(model.prefix, NanoPrefix):
+        parts["prefix"] = model.prefix
+    else:
         vlm = model.prefix.vlm
         parts |= {
             "vlm_vision": nn.ModuleList([vlm.model.vision_model, vlm.model.connector]),
@@ -55,6 +61,4 @@ def _parts(model: Mu0Model) -> dict[str, nn.Module]:
             "vlm_language_head": vlm.lm_head,
             "depth_stem": model.prefix.depth_stem,
         }
-    else:
-        parts["prefix"] = model.prefix
     return parts

@@ -9,6 +9,7 @@ first and handed to the control stream: the same numbers as one long sequence un
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -75,7 +76,7 @@ class ExpertLayer(nn.Module):
         modulation: tuple[Tensor, ...],
         prefix: KeyValue,
         prefix_mask: Bool[Tensor, "B L"],
-        own_mask: Bool[Tensor, "BR #M Mk"],
+        own_mask: Bool[Tensor, " BR #M Mk"],
         angles: KeyValue,
         earlier: KeyValue | None,
     ) -> tuple[Float[Tensor, "BR M E"], KeyValue | None]:
@@ -149,7 +150,7 @@ class TraceExpert(nn.Module):
 
     def project_prefix(self, prefix: Prefix) -> PrefixContext:
         """Once per observation: what every layer needs of the prefix."""
-        pairs = zip(self.layers, prefix.keys, prefix.values, strict=True)
+        pairs = zip(self._blocks, prefix.keys, prefix.values, strict=True)
         layers = tuple(layer.project_prefix(key, value) for layer, key, value in pairs)
         return PrefixContext(layers, prefix.mask, prefix.end)
 
@@ -163,11 +164,11 @@ class TraceExpert(nn.Module):
         """Keys and values of the history tokens in each joint layer. `mask`: which history tokens each one sees."""
         x, keys = tokens, {}
         angles = self._angles(context, len(tokens))
-        for index, layer in enumerate(self.layers[: self._last_joint]):
+        for index, layer in enumerate(self._blocks[: self._last_joint]):
             x, own = self._run(layer, x, condition, context.layers[index], context.mask, mask, angles, None)
             if own is not None:
                 keys[index] = own
-        last = self.layers[self._last_joint]
+        last = self._blocks[self._last_joint]
         shift, scale, *_ = last.modulation(condition[:, None])
         keys[self._last_joint] = last.own_keys(modulate(last.norm_attention(x), shift, scale), *angles)
         return keys
@@ -183,13 +184,27 @@ class TraceExpert(nn.Module):
         """Final features of the control tokens. `mask`: which history and control tokens are seen (all see the same)."""
         x = tokens
         angles = self._angles(context, len(tokens))
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self._blocks):
             earlier = history.get(index)
             x, _ = self._run(layer, x, condition, context.layers[index], context.mask, mask, angles, earlier)
         return self.norm(x)
 
-    def _run(self, layer, x, condition, prefix, prefix_mask, mask, angles, earlier):
-        def block(x, condition, prefix, earlier):
+    @property
+    def _blocks(self) -> list[ExpertLayer]:
+        return cast(list[ExpertLayer], list(self.layers))
+
+    def _run(
+        self,
+        layer: ExpertLayer,
+        x: Tensor,
+        condition: Tensor,
+        prefix: KeyValue,
+        prefix_mask: Tensor,
+        mask: Tensor,
+        angles: KeyValue,
+        earlier: KeyValue | None,
+    ) -> tuple[Tensor, KeyValue | None]:
+        def block(x: Tensor, condition: Tensor, prefix: KeyValue, earlier: KeyValue | None):
             return layer(x, layer.modulation(condition[:, None]), prefix, prefix_mask, mask, angles, earlier)
 
         if self.gradient_checkpointing and torch.is_grad_enabled():

@@ -18,7 +18,7 @@ _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def sample_maps(maps: tuple[Float[Tensor, "B C Hf Wf"], ...], uv: Float[Tensor, "B N 2"]) -> Float[Tensor, "B N total"]:
+def sample_maps(maps: tuple[Float[Tensor, "B _C _Hf _Wf"], ...], uv: Float[Tensor, "B N 2"]) -> Float[Tensor, "B N total"]:
     """Each map at each keypoint, bilinear, zero outside the picture (uv ±1 = outer edges), channels joined."""
     grid = uv[:, None].float()
     sampled = [F.grid_sample(m.float(), grid, align_corners=False)[:, :, 0].mT.to(m.dtype) for m in maps]
@@ -54,7 +54,7 @@ class DinoFeatures(nn.Module):
         return self
 
     @torch.no_grad()
-    def forward(self, batch: Mapping[str, Any]) -> tuple[Float[Tensor, "B C Hf Wf"], ...]:
+    def forward(self, batch: Mapping[str, Any]) -> tuple[Float[Tensor, "B _C _Hf _Wf"], ...]:
         size = self.config.image_size
         pixels = resize_rgb(batch["image"], size, size)
         mean, std = (pixels.new_tensor(x)[:, None, None] for x in (_IMAGENET_MEAN, _IMAGENET_STD))

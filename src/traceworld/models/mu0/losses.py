@@ -70,5 +70,5 @@ def rigidity_loss(
     distance = apart.square().sum(-1)
     if kind == "distance":
         distance = (distance + 1e-12).sqrt()
-    variance = distance.var(dim=-1, correction=0)
+    variance = (distance - distance.mean(dim=-1, keepdim=True)).square().mean(dim=-1)
     return variance.sum() / max(1, variance.numel())

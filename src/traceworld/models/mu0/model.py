@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,9 @@ from traceworld.models.mu0.prefix import Prefix
 from traceworld.models.mu0.prefix_nano import NanoPrefix
 from traceworld.models.mu0.tokens import KeypointTokens, Query
 from traceworld.models.normalisation import CLOCKS, Normalisation
+
+if TYPE_CHECKING:
+    from traceworld.models.mu0.prefix_smolvlm import SmolVLMPrefix
 
 _VALID_BIAS = 3.0
 """The validity head starts at sigmoid(3) = 0.95 everywhere: most steps are valid."""
@@ -50,6 +53,8 @@ class Mu0Model(nn.Module):
     """
 
     kind = "mu0"
+    s_delta: Tensor
+    depth_log_range: Tensor
 
     def __init__(self, config: Mu0Config, normalisation: Normalisation | Mapping[str, Any] | None = None):
         super().__init__()
@@ -100,14 +105,16 @@ class Mu0Model(nn.Module):
         Raises:
             MissingWeightsError: they are not on this machine; says licence and command.
         """
-        for part in (self.prefix, self.features):
-            if hasattr(part, "load_pretrained"):
-                part.load_pretrained()
+        if not isinstance(self.prefix, NanoPrefix):
+            self.prefix.load_pretrained()
+        if self.features is not None:
+            self.features.load_pretrained()
 
     def enable_gradient_checkpointing(self, on: bool = True) -> None:
         """Recompute each expert layer (and each layer of a large prefix) in the backward pass."""
         self.expert.gradient_checkpointing = on
-        self.prefix.gradient_checkpointing = on
+        if not isinstance(self.prefix, NanoPrefix):
+            self.prefix.gradient_checkpointing = on
 
     @property
     def device(self) -> torch.device:
@@ -226,7 +233,7 @@ class Mu0Model(nn.Module):
         return controls, logits.float()
 
 
-def _build_prefix(config: Mu0Config) -> nn.Module:
+def _build_prefix(config: Mu0Config) -> NanoPrefix | SmolVLMPrefix:
     if isinstance(config.prefix, NanoPrefixConfig):
         return NanoPrefix(config.prefix)
     from traceworld.models.mu0.prefix_smolvlm import SmolVLMPrefix

@@ -29,7 +29,7 @@ class Prefix:
     values: tuple[Float[Tensor, "B kv_heads L D"], ...]
     mask: Bool[Tensor, "B L"]
     end: Int[Tensor, " B"]
-    maps: tuple[Float[Tensor, "B C Hf Wf"], ...] = ()
+    maps: tuple[Float[Tensor, "B _C _Hf _Wf"], ...] = ()
     summary: Float[Tensor, "B C"] | None = None
 
 
@@ -52,4 +52,4 @@ class PrefixEncoder(Protocol):
     map_channels: tuple[int, ...]
     summary_width: int
 
-    def __call__(self, batch: Mapping[str, Any], depth_log_range: Float[Tensor, "2"]) -> Prefix: ...
+    def __call__(self, batch: Mapping[str, Any], depth_log_range: Float[Tensor, " 2"]) -> Prefix: ...

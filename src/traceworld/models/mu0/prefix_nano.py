@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 import zlib
 from collections.abc import Mapping, Sequence
@@ -53,7 +54,7 @@ class _Stem(nn.Module):
         sizes = (3, *channels, width)
         self.convs = nn.ModuleList(
             nn.Conv2d(before, after, 5 if i == 0 else 3, stride=2, padding=2 if i == 0 else 1)
-            for i, (before, after) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))
+            for i, (before, after) in enumerate(itertools.pairwise(sizes))
         )
         self.norms = nn.ModuleList(nn.GroupNorm(1, c) for c in sizes[1:])
 
@@ -128,7 +129,7 @@ class NanoPrefix(nn.Module):
         self.last = _KeyValue(config.width, config.heads)
         self.norm = RMSNorm(config.width)
 
-    def forward(self, batch: Mapping[str, Any], depth_log_range: Float[Tensor, "2"]) -> Prefix:
+    def forward(self, batch: Mapping[str, Any], depth_log_range: Float[Tensor, " 2"]) -> Prefix:
         maps = self._maps(batch, depth_log_range)
         tokens, mask, positions, end = self._tokens(maps[-1], batch["instruction"])
         cos, sin = rotary_angles(positions, self.head_dim, self.rope_base)

@@ -106,7 +106,7 @@ class SmolVLMPrefix(nn.Module):
         self.vlm.eval()  # frozen
         return self
 
-    def forward(self, batch: Mapping[str, Any], depth_log_range: Float[Tensor, "2"]) -> Prefix:
+    def forward(self, batch: Mapping[str, Any], depth_log_range: Float[Tensor, " 2"]) -> Prefix:
         size, present = self.config.image_size, batch["depth_present"]
         rgb = self._see(resize_rgb(batch["image"], size, size), None)
         ids, word_mask = self.tokenizer([self.config.prompt.format(text) for text in batch["instruction"]])
@@ -133,7 +133,9 @@ class SmolVLMPrefix(nn.Module):
         whole = torch.ones(
             len(pixels), *(s // patch for s in pixels.shape[-2:]), dtype=torch.bool, device=pixels.device
         )
-        replaced = {} if stem is None else {f"patch_embedding.{name}": p for name, p in stem.named_parameters()}
+        replaced: dict[str, Tensor] = (
+            {} if stem is None else {f"patch_embedding.{name}": p for name, p in stem.named_parameters()}
+        )
         dtype = next(vision.parameters()).dtype
         inputs = {"pixel_values": pixels.to(dtype), "patch_attention_mask": whole}
         hidden = functional_call(vision.embeddings, replaced, args=(), kwargs=inputs)
@@ -173,7 +175,7 @@ class SmolVLMPrefix(nn.Module):
             values.append(value)
         return tuple(keys), tuple(values)
 
-    def _text_layer(self, layer: nn.Module, x: Tensor, seen: Tensor, cos: Tensor, sin: Tensor, last: bool):
+    def _text_layer(self, layer: Any, x: Tensor, seen: Tensor, cos: Tensor, sin: Tensor, last: bool):
         attention = layer.self_attn
         normed = layer.input_layernorm(x)
         key = rotate(split_heads(attention.k_proj(normed), self.head_dim), cos, sin)

@@ -60,9 +60,10 @@ class KeypointTokens(nn.Module):
         nn.init.normal_(self.group_embedding.weight, std=0.02)
         nn.init.normal_(self.segment_embedding.weight, std=0.02)
         place_inputs = 4 * expert.uv_freqs + (2 * expert.uv_freqs + 2 if expert.anchor_z else 0)
-        self.place_mlp = nn.Sequential(nn.Linear(place_inputs, width), nn.SiLU(), nn.Linear(width, width))
-        nn.init.zeros_(self.place_mlp[2].weight)
-        nn.init.zeros_(self.place_mlp[2].bias)
+        last = nn.Linear(width, width)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.place_mlp = nn.Sequential(nn.Linear(place_inputs, width), nn.SiLU(), last)
         self.local_channels = local_channels
         if local_channels:
             self.fuse_in = nn.Linear(width + local_channels, width)
@@ -73,7 +74,7 @@ class KeypointTokens(nn.Module):
         batch: Mapping[str, Any],
         maps: tuple[Tensor, ...],
         s_delta: Float[Tensor, "2 3"],
-        depth_log_range: Float[Tensor, "2"],
+        depth_log_range: Float[Tensor, " 2"],
     ) -> Query:
         """Everything about the keypoints that no denoising step changes."""
         anchor, present = batch["anchor_uvz"], batch["present"]

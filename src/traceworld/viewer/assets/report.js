@@ -5,7 +5,6 @@
   const byId = (id) => document.getElementById(id);
   const dark = () => document.documentElement.dataset.theme === "dark";
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const TAIL = 24;
   const TIME_SCALE = [[0, "#3b0f8f"], [0.35, "#a3219c"], [0.65, "#e8604c"], [0.85, "#fb9f3a"], [1, "#f0e442"]];
   const SAMPLE_COLOURS = ["#ff7a28", "#ffaa3c", "#fa545c", "#ec60aa", "#e0b23c"];
   const TRUTH = "#12b874", EXACT = "#14a6d6"; // what happened after a prediction; the simulator's own traces
@@ -56,7 +55,7 @@
 
     function tails(source, step, moving) {
       const out = empty();
-      const first = Math.max(0, step - TAIL);
+      const first = Math.max(0, step - data.tail);
       for (let n = 0; n < N; n++) {
         if (!wanted(n, moving)) continue;
         for (let t = first; t <= step; t++) push(out, source, t * N + n, (t - first + 1) / (step - first + 1));
