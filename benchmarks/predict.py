@@ -12,6 +12,7 @@ import dataclasses
 import json
 import statistics
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -89,7 +90,7 @@ def measure(predictor: Mu0Predictor, asked: Observation, options: Options) -> di
     return result
 
 
-def stand_in_tokenizer(prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+def stand_in_tokenizer(prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
     """Twelve token ids for each prompt."""
     ids = torch.arange(1, 13).expand(len(prompts), -1)
     return ids, torch.ones_like(ids, dtype=torch.bool)

@@ -114,6 +114,8 @@ def main(recipe: Recipe) -> dict[str, Any]:
     }
     write(packed / "result.json", json.dumps(figures, indent=1, sort_keys=True) + "\n")
     write(packed / "README.md", card(recipe, figures))
+    for file in packed.iterdir():
+        file.chmod(0o644)
     if recipe.install:
         shutil.copytree(packed, SHIPPED, dirs_exist_ok=True)
     return figures

@@ -83,7 +83,7 @@ class Extract:
         report = extract_many(list(self.inputs), self.out, config, executor=self.executor, workers=self.workers)
         result = dataclasses.asdict(report)
         _emit(
-            result, self.json, _table(f"extract → {self.out}", result["items"], ["item_id", "status", "stage", "error"])
+            result, self.json, _table(f"extract → {self.out}", list(result["items"]), ["item_id", "status", "stage", "error"])
         )
         return 0 if report.ok + report.skipped else 1
 
@@ -98,15 +98,16 @@ class Info:
 
     def run(self) -> int:
         if self.target.startswith("mu0:"):
-            from traceworld.models.mu0.sizes import count_parameters
+            from traceworld.models.mu0.counting import count_parameters
 
             result: dict = {"model": self.target, "parameters": count_parameters(self.target.split(":", 1)[1])}
         elif Path(self.target).is_dir() and (Path(self.target) / "clips").is_dir():
+            from traceworld.traces.describe import describe_dataset
             from traceworld.traces.store import open_dataset
 
-            result = open_dataset(self.target).describe()
+            result = describe_dataset(open_dataset(self.target))
         else:
-            from traceworld.models import describe_predictor
+            from traceworld.models.describe import describe_predictor
 
             result = describe_predictor(self.target)
         _emit(result, self.json, None if self.json else _tree(self.target, result))
@@ -302,6 +303,7 @@ class EvalForecast:
 
     def run(self) -> int:
         from traceworld.evaluation.forecast import evaluate_forecast, forecast_tables
+        from traceworld.sim.tasks import HELD_OUT
 
         result = {
             clock: evaluate_forecast(
@@ -313,6 +315,7 @@ class EvalForecast:
                 depth=not self.no_depth,
                 max_clips=self.max_clips,
                 slots_per_clip=self.slots_per_clip,
+                held_out=HELD_OUT,
             )
             for clock in self.clock
         }
@@ -330,16 +333,16 @@ class EvalTracks:
 
     dataset: Positional[Path]
     """What `traceworld extract` wrote."""
-    scaling: Literal["none", "median"] = "none"
-    """`median` for clips without metric depth."""
+    scaling: Literal["none", "median"] | None = None
+    """Of the predicted tracks; left out: `median` for clips without metric depth, else `none`."""
     json: bool = False
     """Print as JSON."""
 
     def run(self) -> int:
-        from traceworld.evaluation.track_eval import evaluate_tracks
+        from traceworld.evaluation.track_eval import evaluate_tracks, tracks_table
 
         result = evaluate_tracks(self.dataset, scaling=self.scaling)
-        _emit(result, self.json, None if self.json else _tree(str(self.dataset), result))
+        _emit(result, self.json, None if self.json else tracks_table(result))
         return 0
 
 
@@ -379,7 +382,8 @@ class Train:
     """Print the report as JSON."""
 
     def run(self) -> int:
-        from traceworld.training.loop import TrainConfig, train
+        from traceworld.training.config import TrainConfig
+        from traceworld.training.loop import train
 
         config = TrainConfig(
             data=tuple(map(str, self.data)),
@@ -394,7 +398,8 @@ class Train:
             workers=self.workers,
         )
         result = train(config)
-        _emit(result, self.json, None if self.json else _tree(str(self.out), result))
+        rows = dataclasses.asdict(result)
+        _emit(rows, self.json, None if self.json else _tree(str(self.out), rows))
         return 0
 
 
@@ -408,7 +413,7 @@ class Demo:
     instruction: str | None = None
     """What is to happen, if the input does not say."""
     model: str = "mu0-nano"
-    seed: int = 90210
+    seed: int = 7
     json: bool = False
     """Print the figures as JSON."""
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from traceworld.extract.events import (
-    accelerations,
     acceleration_signal,
+    accelerations,
     cut_events,
     enforce_durations,
     reference_widths,
@@ -33,7 +33,12 @@ def traces_of(x_m, moving=True, num_points=4, seed=0):
     xyz[..., 0] += np.asarray(x_m, np.float32)[:, None]
     known = np.ones((T, num_points), bool)
     return Traces(
-        xyz, known, known.copy(), np.zeros(num_points, np.int64), np.full(num_points, moving), np.zeros(num_points, np.int64)
+        xyz,
+        known,
+        known.copy(),
+        np.zeros(num_points, np.int64),
+        np.full(num_points, moving),
+        np.zeros(num_points, np.int64),
     )
 
 
@@ -49,7 +54,9 @@ def bursts(time_s, centres, size=0.2, duration=0.6):
 def test_constant_acceleration_is_measured_in_widths_per_second_squared():
     for fps, width in ((10, 640), (30, 640), (30, 1280)):
         time_s = np.arange(2 * fps) / fps
-        signal = acceleration_signal(traces_of(0.5 * 0.3 * time_s**2), cameras_of(len(time_s), width, width * 3 // 4), time_s)
+        signal = acceleration_signal(
+            traces_of(0.5 * 0.3 * time_s**2), cameras_of(len(time_s), width, width * 3 // 4), time_s
+        )
         np.testing.assert_allclose(signal[1:-1], 0.3, rtol=2e-3)
 
 
@@ -88,7 +95,12 @@ def test_depth_counts_with_its_weight_whatever_the_unit():
     xyz[..., 2] = 1 + 0.05 * time_s[:, None]
     for scale in (1.0, 7.0):  # the same scene in another unit
         scaled = Traces(
-            (xyz * scale).astype(np.float32), traces.visible, traces.valid, traces.part_id, traces.moving, traces.query_frame
+            (xyz * scale).astype(np.float32),
+            traces.visible,
+            traces.valid,
+            traces.part_id,
+            traces.moving,
+            traces.query_frame,
         )
         widths = reference_widths(scaled, cameras_of(30), 0.1)
         expected = 0.1 * (xyz[-1, 0, 2] - xyz[0, 0, 2]) / xyz[:, 0, 2].mean()
@@ -218,7 +230,7 @@ def test_spans_tile_the_clip_and_keep_their_limits(steps, boundaries, min_s, fac
 
 def test_short_spans_join_their_shorter_neighbour():
     time_s = np.arange(100) / 10
-    assert enforce_durations([50, 53], time_s, 1.0, 60.0) == ((0, 53), (53, 100))  # right one is shorter than the left
+    assert enforce_durations([50, 53], time_s, 1.0, 60.0) == ((0, 50), (50, 100))  # 4.7 s on the right
     assert enforce_durations([30, 33], time_s, 1.0, 60.0) == ((0, 33), (33, 100))
     assert enforce_durations([3, 98], time_s, 1.0, 60.0) == ((0, 100),)
 

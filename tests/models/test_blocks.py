@@ -68,6 +68,18 @@ def test_attention_with_mask_and_grouped_heads():
             np.testing.assert_allclose(got[b, head], expected, atol=1e-5)
 
 
+def test_attention_in_bf16_agrees_with_and_without_gradient():
+    query, key, value = (torch.randn(2, 2, n, 8, dtype=torch.bfloat16) for n in (3, 6, 6))
+    mask = torch.rand(2, 1, 6) > 0.4
+    mask[..., 0] = True
+    with_gradient = attend(query, key, value, mask)
+    with torch.no_grad():
+        without = attend(query, key, value, mask)
+    exact = attend(query.float(), key.float(), value.float(), mask)
+    torch.testing.assert_close(with_gradient.float(), exact, atol=0.03, rtol=0.03)
+    torch.testing.assert_close(without.float(), exact, atol=0.03, rtol=0.03)
+
+
 def test_heads_split_and_merge():
     x = torch.randn(2, 3, 12)
     assert split_heads(x, 4).shape == (2, 3, 3, 4)

@@ -112,7 +112,9 @@ def test_weights_of_another_size_name_the_tensors(saved):
     record = edit_record(folder)
     record["config"]["expert"]["width"] = 24
     edit_record(folder, config=record["config"])
-    with pytest.raises(CheckpointError, match=r"tokens.history_lift.weight \(20, 16\) instead of \(24, 16\).* and \d+ more"):
+    with pytest.raises(
+        CheckpointError, match=r"tokens.history_lift.weight \(20, 16\) instead of \(24, 16\).* and \d+ more"
+    ):
         load_checkpoint(folder)
 
 

@@ -27,7 +27,9 @@ def texture(seed: int, height: int, width: int, cell: int = 4) -> np.ndarray:
     return np.repeat(np.repeat(coarse, cell, 0), cell, 1)[:height, :width]
 
 
-def moving_square(num_frames: int, width: int = 160, height: int = 120, size: int = 40, step: int = 2) -> list[np.ndarray]:
+def moving_square(
+    num_frames: int, width: int = 160, height: int = 120, size: int = 40, step: int = 2
+) -> list[np.ndarray]:
     """A textured square that slides right over a textured ground, in front of a still camera."""
     ground, square = texture(0, height, width), texture(1, size, size)
     frames = []

@@ -76,7 +76,10 @@ def test_there_and_back_and_nothing_at_all():
 
 
 def test_without_depth_lengths_are_shares_of_the_image():
-    assert "20 % of the image width right" in TemplateCaptioner().caption(request(part((0.2, 0.0, 0.0), metric=False))).caption
+    assert (
+        "20 % of the image width right"
+        in TemplateCaptioner().caption(request(part((0.2, 0.0, 0.0), metric=False))).caption
+    )
 
 
 def test_merging_keeps_the_order_and_both_ends():

@@ -41,7 +41,7 @@ def test_missing_file(tmp_path):
 def test_sentinels_become_nan():
     raw = np.array([[0, 65535, 1000, 1234]], np.uint16)
     np.testing.assert_allclose(to_metres(raw, 0.001), [[np.nan, np.nan, 1.0, 1.234]], rtol=1e-6)
-    assert np.isnan(to_metres(raw, 0.001, invalid=1234)[0, 3])
+    assert np.isnan(to_metres(raw, 0.001, invalid=1234.0)[0, 3])
     floats = np.array([[np.nan, np.inf, -1.0, 0.0, 65535.0, 2.0]], np.float32)
     np.testing.assert_array_equal(np.isnan(to_metres(floats, 1.0)), [[True, True, True, True, False, False]])
 

@@ -78,7 +78,9 @@ def test_float_depth_with_nan(tmp_path):
     assert source.report["warnings"] == []
 
 
-@pytest.mark.parametrize(("stated", "suffix", "unit_m"), [(1.0, ".png", 0.001), (0.001, ".npy", 1.0), (1e-6, ".png", 0.001)])
+@pytest.mark.parametrize(
+    ("stated", "suffix", "unit_m"), [(1.0, ".png", 0.001), (0.001, ".npy", 1.0), (1e-6, ".png", 0.001)]
+)
 def test_a_wrong_unit_is_found_and_mended(tmp_path, stated, suffix, unit_m):
     folder = write_rgbd(tmp_path / "clip", IMAGES, DEPTHS, unit_m=unit_m, suffix=suffix)
     edit(folder, depth_unit_m=stated)
@@ -320,7 +322,7 @@ def test_without_depth_K_it_can_only_warn(tmp_path):
 
 def test_a_transform_stated_in_the_wrong_direction_is_found(tmp_path):
     folder = unregistered(tmp_path / "clip", color_from_depth=np.linalg.inv(RIG).tolist())
-    source, frames = read_all(folder)
+    _source, frames = read_all(folder)
     assert share_right(frames) > 0.95
 
 

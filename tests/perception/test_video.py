@@ -236,7 +236,14 @@ def test_all_black_is_a_video_like_any_other(tmp_path):
 
 def test_options_are_checked(tmp_path):
     path = write_video(tmp_path / "a.mp4", moving_square(3))
-    for bad in ({"max_side": 4}, {"fps": 0.0}, {"max_frames": 1}, {"frame_rate": -1.0}, {"fov_deg": 200.0}, {"colour": 1}):
+    for bad in (
+        {"max_side": 4},
+        {"fps": 0.0},
+        {"max_frames": 1},
+        {"frame_rate": -1.0},
+        {"fov_deg": 200.0},
+        {"colour": 1},
+    ):
         with pytest.raises(ConfigError):
             open_source(path, **bad)
 

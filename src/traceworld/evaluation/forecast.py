@@ -28,6 +28,7 @@ from traceworld.geometry.cameras import unproject, uv_to_px
 from traceworld.models import load_predictor
 from traceworld.models.baselines import BASELINES
 from traceworld.models.predictor import TracePredictor
+from traceworld.sim.tasks import HELD_OUT
 from traceworld.traces.media import frames_with_pictures
 from traceworld.traces.store import Dataset, open_dataset
 from traceworld.traces.types import Clip, Clock, Observation
@@ -77,7 +78,7 @@ def evaluate_forecast(
     max_clips: int | None = None,
     max_windows: int | None = None,
     horizons: Sequence[int] = (8, 16, 32),
-    held_out: Sequence[str] = (),
+    held_out: Sequence[str] = HELD_OUT,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Score predictors on stored clips.
@@ -93,7 +94,7 @@ def evaluate_forecast(
         keypoints: "moving" (points that pass the movement filter) or "all".
         max_keypoints, slots_per_clip, max_clips, max_windows: size of the benchmark.
         horizons: scored after so many steps.
-        held_out: task names that are reported as a group of their own.
+        held_out: task names that are reported as a group of their own; by default those no shipped model is trained on.
         progress: called with (model, slots done, slots) after each slot.
 
     Returns:

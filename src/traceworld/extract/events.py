@@ -137,7 +137,7 @@ def smooth(
     grid = np.linspace(time_s[0], time_s[-1], max(count, 2))
     values = np.interp(grid, time_s, signal)
     step = (grid[-1] - grid[0]) / (len(grid) - 1)
-    window = max(5, 2 * round(window_s / step / 2) + 1)
+    window = max(5, 2 * int(window_s / step / 2) + 1)
     window = min(window, len(grid) - 1 + len(grid) % 2)  # odd, and no longer than the signal
     if window >= 5:
         values = savgol_filter(values, window, 2)

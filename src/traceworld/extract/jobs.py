@@ -6,6 +6,7 @@ import functools
 import logging
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,5 +255,7 @@ def extract_many(
     writer.finalise()
     seconds = time.perf_counter() - began
     items = tuple(results[name] for name in clips)
-    counts = [sum(item.status == status for item in items) for status in ("ok", "skipped", "failed")]
-    return ExtractReport(*counts, items, seconds, frames / seconds, str(out), config.hash)
+    counts = Counter(item.status for item in items)
+    return ExtractReport(
+        counts["ok"], counts["skipped"], counts["failed"], items, seconds, frames / seconds, str(out), config.hash
+    )

@@ -11,10 +11,12 @@ from jaxtyping import Bool, Float, Int, UInt8
 from traceworld.geometry.sampling import farthest_point_sampling
 from traceworld.perception.entities import EntityMaps
 
-BACKGROUND_SHARE = 0.2  # of the budget, while something moves
-MIN_PER_ENTITY = 6
+BACKGROUND_SHARE = 0.25  # of the budget, while something moves
+MIN_PER_ENTITY = 10
 TEXTURE_QUANTILE = 0.5
-_MIN_CORNER = 1e-5  # cornerMinEigenVal of an 8-bit image; below this the picture is plain there
+# cornerMinEigenVal (7×7, 8-bit) is about 6e-5·g² where the weaker gradient is g grey levels per pixel.
+STRONG_CORNER = 3e-4  # g ≈ 2: a patch that can be followed
+_WEAK_CORNER = 3e-5  # g ≈ 0.7: better than nothing; below this the picture is plain
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,12 +86,12 @@ def choose_keypoints(
         held_part, held_xy_px: entity of each held point, and where they are in each representative frame (NaN unseen).
         moving_px: residual motion that tells an entity's own pixels from the background its cells include.
     """
-    coverage = maps.coverage()
+    corners = [cv2.cornerMinEigenVal(rep.gray, 7, 3) for rep in representatives]
+    coverage = _trackable_coverage(maps, representatives, corners)
     moving = {e: c for e, c in coverage.items() if e in maps.moving}
     chosen = moving or coverage
     for_background = round(budget * (BACKGROUND_SHARE if moving else 0.5 if coverage else 1.0))
     wanted = quotas(chosen, budget - for_background)
-    corners = [cv2.cornerMinEigenVal(rep.gray, 7, 3) for rep in representatives]
     room = max(0, budget - len(held_part))
     picks: list[tuple[int, np.ndarray, int]] = []
     for entity in sorted(wanted, key=lambda e: (-wanted[e], e)):
@@ -109,6 +111,18 @@ def choose_keypoints(
             mask &= ~representatives[r].displaced
         picks.append((r, spread_points(mask, corners[r], need, held_xy_px[r][held_part == -1]), -1))
     return _collect(picks, representatives)
+
+
+def _trackable_coverage(maps, representatives, corners) -> dict[int, int]:
+    """Cells per entity that can carry a keypoint (at least one per visible entity): plain surface gets no quota."""
+    coverage = dict.fromkeys(maps.coverage(), 1)
+    for labels, rep, corner in zip(maps.labels, representatives, corners, strict=True):
+        good = ((corner > STRONG_CORNER) & rep.usable).astype(np.float32)
+        cells = cv2.resize(good, labels.shape[::-1], interpolation=cv2.INTER_AREA) > 0.05
+        ids, counts = np.unique(labels[cells & (labels >= 0)], return_counts=True)
+        for entity, count in zip(ids, counts, strict=True):
+            coverage[int(entity)] += int(count)
+    return coverage
 
 
 def _collect(picks, representatives) -> Keypoints:
@@ -159,11 +173,13 @@ def spread_points(
     """
     if count <= 0 or not mask.any():
         return np.zeros((0, 2))
-    peak = (corner >= cv2.dilate(corner, np.ones((5, 5), np.uint8))) & mask & (corner > _MIN_CORNER)
+    peak = (corner >= cv2.dilate(corner, np.ones((5, 5), np.uint8))) & mask & (corner > _WEAK_CORNER)
     ys, xs = np.nonzero(peak)
     strength = corner[ys, xs]
-    order = np.argsort(-strength, kind="stable")[: max(4 * count, int(TEXTURE_QUANTILE * len(ys)))]
+    strong = int((strength > STRONG_CORNER).sum())
+    # Plain spots only as far as the minimum of an entity needs them; of many good ones the better half leaves choice enough.
+    enough = max(min(strong, 4 * count), int(TEXTURE_QUANTILE * strong), min(count, MIN_PER_ENTITY))
+    order = np.argsort(-strength, kind="stable")[:enough]
     candidates = np.stack([xs[order], ys[order]], -1).astype(np.float64)
     seeds = taken_px[np.isfinite(taken_px).all(1)]
-    picked = candidates[farthest_point_sampling(candidates, count, seeds=seeds if len(seeds) else None)]
-    return picked
+    return candidates[farthest_point_sampling(candidates, count, seeds=seeds if len(seeds) else None)]

@@ -135,6 +135,14 @@ def _version() -> str:
         return "unknown"
 
 
+def _backends(captioner: CaptionBackend) -> dict[str, dict[str, str]]:
+    """Who did what; the embedded stages have the library's own version."""
+    embedded = {"name": "embedded", "version": _version(), "licence": "Apache-2.0"}
+    info = captioner.info
+    captions = {"name": info.name, "version": info.version, "licence": info.licence}
+    return {"features": embedded, "tracker": embedded, "geometry": embedded, "captions": captions}
+
+
 def _provenance(
     source: SourceBase,
     config: ExtractConfig,
@@ -163,10 +171,7 @@ def _provenance(
         "config_hash": config.hash,
         "seed": config.seed,
         "version": _version(),
-        "backends": {
-            spec.kind: {"name": spec.name, "licence": spec.licence}
-            for spec in (registry.find("captions", config.captions),)
-        },
+        "backends": _backends(captioner),
     }
     if listed is not None:
         provenance["source_frames"] = listed

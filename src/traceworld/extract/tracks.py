@@ -280,7 +280,7 @@ class _Builder:
             )
         maps = self.entities.find(np.stack(features), np.stack(motion), np.stack(displaced) if self.metric else None)
         self.moved |= bool(maps.moving)
-        held_xy = {r: carried_xy for r in range(len(frames))}
+        held_xy = dict.fromkeys(range(len(frames)), carried_xy)
         budget = int(self.config.num_keypoints)
         room = int(self.tracking.max_total * budget) - len(self.part)
         keypoints = choose_keypoints(maps, reps, budget, self._held_parts(), held_xy, limit)

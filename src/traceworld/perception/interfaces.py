@@ -33,7 +33,7 @@ class Frame:
     index: int
     time_s: float
     image: UInt8[np.ndarray, "H W 3"]
-    depth_m: Float32[np.ndarray, "H W"] | None = None
+    depth_m: Float32[np.ndarray, "Hd Wd"] | None = None
     cam_from_world: Float[np.ndarray, "4 4"] | None = None
     source_index: int = -1
 

@@ -135,6 +135,8 @@ def residual_motion(flow: FlowField, of_camera: Float[np.ndarray, "h w 2"] | Non
     if of_camera is not None:
         vectors = vectors - of_camera
     length = np.linalg.norm(vectors, axis=-1)
+    if of_camera is not None:  # flow is off by a share of its length: that much is no motion of the scene's
+        length = np.maximum(length - 0.1 * np.linalg.norm(of_camera, axis=-1), 0.0)
     return np.nan_to_num(length, nan=0.0).astype(np.float32)
 
 
@@ -148,7 +150,8 @@ def depth_change(
     """Where the scene's shape at frame a is no longer there at frame b, on a grid of `size` (columns, rows).
 
     This is what tells an object that moves from a shadow or a highlight that does: both make flow, only the object leaves
-    its place. Cells without depth in either frame say nothing (False), and so do cells that leave the image.
+    its place. Gone means that the second view looks through it at something farther: something nearer may just have come in
+    between. Cells without depth in either frame say nothing (False), and so do cells that leave the image.
     """
     height, width = depth_a.shape
     w, h = size
@@ -170,5 +173,5 @@ def depth_change(
     # Any of the four neighbours agreeing is enough: silhouettes and slopes must not count as change.
     near = np.stack([depth_b[vi + dv, ui + du] for dv, du in ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0))])
     with np.errstate(invalid="ignore"):
-        differs = np.abs(near - expected) > gate
+        differs = near - expected > gate
     return inside & differs.all(0) & np.isfinite(near).all(0)

@@ -27,6 +27,9 @@ MIN_SHIFT_PX = 1.5
 """… and must move the edges by at least this much (median): below, tracking does not notice."""
 
 
+_NEAREST_M = 1e-3
+_MAX_FOOTPRINT_PX = 8.0
+_OVERLAP = 0.002
 _EDGE_WINDOW = 5
 _EDGE_JUMP = 0.05
 _BLUR_PX = 1.5
@@ -86,54 +89,38 @@ class RegistrationCheck:
 def register_depth(depth_m: Float32[np.ndarray, "Hd Wd"], rig: DepthRig) -> Float32[np.ndarray, "Hc Wc"]:
     """Depth as the colour camera would have measured it, at the colour image's size; NaN where nothing projects.
 
-    Depth pixels are splatted over the colour pixels they cover, nearest surface wins. Uses `cv2.registerDepth` where
-    OpenCV has it, else `splat_depth`.
+    Each depth pixel fills the colour pixels whose centres its (upright) footprint covers, at least one; the nearest surface
+    wins. (`cv2.registerDepth` does the same at the same speed, but OpenCV 5.0.0 ends the process with a segmentation fault
+    when the colour image is smaller than the depth image.)
     """
-    if not hasattr(cv2, "registerDepth"):
-        return splat_depth(depth_m, rig)
-    out = cv2.registerDepth(
-        rig.K_depth.astype(np.float32),
-        rig.K_color.astype(np.float32),
-        np.zeros(5, np.float32),
-        rig.color_from_depth.astype(np.float32),
-        np.where(depth_m > 0, depth_m, np.nan).astype(np.float32),
-        rig.color_size,
-        depthDilation=True,
-    )
-    out = np.asarray(out, np.float32)
-    return np.where(out > 0, out, np.float32(np.nan))
-
-
-def splat_depth(depth_m: Float32[np.ndarray, "Hd Wd"], rig: DepthRig) -> Float32[np.ndarray, "Hc Wc"]:
-    """Plain numpy reference of `register_depth`: each depth pixel fills the box its outline projects to, far to near."""
     width, height = rig.color_size
     rows, cols = np.nonzero(depth_m > 0)
-    z = depth_m[rows, cols].astype(np.float64)
-    corners = [
-        project_rig(np.stack([cols + dx, rows + dy], -1).astype(np.float64), z, rig)
-        for dx, dy in ((-0.5, -0.5), (0.5, 0.5))
-    ]
-    z_color = project_rig(np.stack([cols, rows], -1).astype(np.float64), z, rig)[:, 2]
-    low = np.ceil(np.minimum(corners[0], corners[1])[:, :2]).astype(np.int64)
-    high = np.floor(np.maximum(corners[0], corners[1])[:, :2]).astype(np.int64)
-    high = np.maximum(high, low)  # a footprint smaller than a pixel still fills one
-    keep = (
-        np.isfinite(corners[0]).all(-1)
-        & np.isfinite(corners[1]).all(-1)
-        & (z_color > 0)
-        & (high >= 0).all(-1)
-        & (low < [width, height]).all(-1)
-    )
-    order = np.flatnonzero(keep)[np.argsort(-z_color[keep], kind="stable")]
-    low, high, z_color = low[order], high[order], z_color[order].astype(np.float32)
-    out = np.full((height, width), np.inf, np.float32)
-    span = (high - low).max(axis=0, initial=0) + 1
-    for dy in range(int(span[1])):
-        for dx in range(int(span[0])):
-            x, y = low[:, 0] + dx, low[:, 1] + dy
-            inside = (x <= high[:, 0]) & (y <= high[:, 1]) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
-            np.minimum.at(out, (y[inside], x[inside]), z_color[inside])
-    return np.where(np.isfinite(out), out, np.float32(np.nan))
+    z = depth_m[rows, cols]
+    focal_depth, focal_color = rig.K_depth[[0, 1], [0, 1]], rig.K_color[[0, 1], [0, 1]]
+    x_ray = ((cols - rig.K_depth[0, 2]) / focal_depth[0]).astype(np.float32)
+    y_ray = ((rows - rig.K_depth[1, 2]) / focal_depth[1]).astype(np.float32)
+    turn, shift = rig.color_from_depth[:3, :3].astype(np.float32), rig.color_from_depth[:3, 3].astype(np.float32)
+    x, y, z_color = (z * (turn[k, 0] * x_ray + turn[k, 1] * y_ray + turn[k, 2]) + shift[k] for k in range(3))
+    front = z_color > _NEAREST_M
+    x, y, z, z_color = x[front], y[front], z[front], z_color[front]
+    grow = (0.5 + _OVERLAP) * z / z_color  # neighbours overlap a little, so that rounding opens no gap between them
+    bounds = []
+    for axis, (ray, size) in enumerate(((x, width), (y, height))):
+        centre = ray / z_color * np.float32(focal_color[axis]) + np.float32(rig.K_color[axis, 2])
+        centre = np.clip(centre, -size, 2 * size)  # far outside stays outside, and fits an integer
+        half = np.minimum(grow * np.float32(focal_color[axis] / focal_depth[axis]), _MAX_FOOTPRINT_PX / 2)
+        low, high = np.ceil(centre - half), np.ceil(centre + half) - 1
+        slim = high < low
+        low[slim] = high[slim] = np.rint(centre[slim])
+        bounds.append((low.astype(np.int32), high.astype(np.int32)))
+    (left, right), (top, bottom) = bounds
+    out = np.full(height * width, np.inf, np.float32)
+    for dy in range(int((bottom - top).max(initial=-1)) + 1):
+        for dx in range(int((right - left).max(initial=-1)) + 1):
+            col, row = left + dx, top + dy
+            hit = (col <= right) & (row <= bottom) & (col >= 0) & (col < width) & (row >= 0) & (row < height)
+            np.minimum.at(out, row[hit] * width + col[hit], z_color[hit])
+    return np.where(np.isfinite(out), out, np.float32(np.nan)).reshape(height, width)
 
 
 def project_rig(

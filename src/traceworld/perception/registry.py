@@ -72,13 +72,6 @@ EMBEDDED = (
         "colour, gradient and depth statistics per cell; no weights",
     ),
     BackendSpec(
-        "tracker",
-        "embedded",
-        "traceworld.perception.tracking:EmbeddedTracker",
-        "Apache-2.0",
-        "Lucas-Kanade with DIS flow, forward-backward check, re-acquisition; no weights",
-    ),
-    BackendSpec(
         "geometry",
         "embedded",
         "traceworld.perception.odometry:EmbeddedGeometry",

@@ -51,6 +51,8 @@ class SourceOptions:
             raise ConfigError("motion needs at least 2 frames", where="max_frames")
         if not self.frame_rate > 0:
             raise ConfigError("must be positive", where="frame_rate")
+        if not 1 <= self.fov_deg <= 179:
+            raise ConfigError(f"{self.fov_deg}° is no field of view", where="fov_deg", mend="between 1 and 179 degrees")
         if self.registration not in ("auto", "trust"):
             raise ConfigError(f"unknown mode '{self.registration}'", where="registration", mend="auto or trust")
 

@@ -21,7 +21,7 @@ from traceworld.perception.motion import FlowField
 _ROUNDS = 4
 _SOFT_GRADIENT = 4.0  # grey levels per pixel: weaker texture counts for less
 _MATCH_SIGMA_PX = 0.5  # at 640 px width
-_NORMAL_SIGMA = 0.003  # share of the depth
+_NORMAL_SIGMA = 0.0015  # share of the depth
 _TURN_SIGMA = 0.15  # radians between two frames: prior that keeps ill-posed fits from spinning
 _SHIFT_SIGMA_M = 0.3
 

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from traceworld.geometry.cameras import invert_rigid, project, transform, unproject
 from traceworld.perception.lifting import PSEUDO_DEPTH_M, depth_windows, jump_gate, sample_depth
 from traceworld.perception.motion import FlowField
 from traceworld.perception.patches import sample_patches, similarity, texture
-from traceworld.perception.surface_motion import local_motion, measure_cells
 from traceworld.perception.rigidity import RigidPrediction, predict_by_neighbours, update_affinity
+from traceworld.perception.surface_motion import local_motion, measure_cells
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class TrackingConfig:
     levels: int = 4
     patch_half: int = 6
     neighbours: int = 16
-    reach_px: float = 40.0
-    ncc_reacquire: float = 0.75
+    reach_px: float = 60.0
+    ncc_reacquire: float = 0.65
     ncc_keep: float = 0.35
     depth_agreement: float = 0.02
     home_px: float = 1.5
@@ -156,7 +156,8 @@ class PointStepper:
         )
         rigid = self._with_surface(state, a, b, flow_ab, flow_ba, rigid)
         moved = self._fuse(state, b, own_xy, own_ok, own_world, ncc_own, trust, rigid, stay)
-        self._decide(state, b, moved, home, rigid)
+        camera_still = bool(np.abs(a.cam_from_world - b.cam_from_world).max() < 1e-9)
+        self._decide(state, b, moved, home, rigid, camera_still)
         update_affinity(state.affinity, rigid.source, state.xyz_world, own_ok & state.seen, noise_m)
 
     # ------------------------------------------------------------------ where its own patch went
@@ -268,12 +269,14 @@ class PointStepper:
         ncc = np.where(fits, ncc_own, ncc_rigid)
         return lifted, fits, near, ncc, guess_px
 
-    def _decide(self, state, b, moved, home, rigid: RigidPrediction):
+    def _decide(self, state, b, moved, home, rigid: RigidPrediction, camera_still: bool):
         config = self.config
         lifted, fits, near, ncc, guess_px = moved
         agrees, hidden = self._surface(b, np.where(fits[:, None], project(lifted, self.K, b.cam_from_world), guess_px))
         was_seen = state.seen.copy()
-        needed = np.where(was_seen, config.ncc_keep, config.ncc_reacquire)
+        # Where depth is there to contradict, it decides about points in sight; patches wear and shine.
+        keep_at = config.ncc_keep if b.depth_m is None else -1.0
+        needed = np.where(was_seen, keep_at, config.ncc_reacquire)
         seen = (fits | (agrees & (ncc > needed))) & agrees & near
         xyz = np.where((seen | fits)[:, None], lifted, np.where(rigid.ok[:, None], rigid.xyz_world, state.xyz_world))
         valid = seen | (hidden & state.valid & (rigid.ok | state.still)) | (~self._inside(guess_px[:, :2]) & rigid.ok & state.valid)
@@ -282,6 +285,10 @@ class PointStepper:
         # alone does not: a shadow passing over makes it look moved, but only the surface itself can leave.
         evidence = project(xyz, self.K, b.cam_from_world)[:, :2] - home[:, :2]
         informed = fits | rigid.ok
+        # Matches are a little off wherever the picture shifts as a whole: only what exceeds that counts.
+        dead_px = (0.1 if camera_still else 0.5) * self.px
+        length = np.linalg.norm(evidence, axis=-1, keepdims=True)
+        evidence = evidence * np.maximum(0.0, 1 - dead_px / np.maximum(length, 1e-9))
         state.creep_px = np.where(informed[:, None], 0.9 * state.creep_px + evidence, state.creep_px)
         at_home, home_hidden = self._surface(b, home)
         ncc_home = similarity(state.template, sample_patches(b.gray, home[:, :2], config.patch_half))
@@ -300,7 +307,7 @@ class PointStepper:
 
     def _refresh_templates(self, state, view, ncc):
         """A patch that turns or comes nearer slowly stops looking like its template: take a new one before it does."""
-        worn = state.seen & ~state.still & (ncc < 0.8) & (ncc > 0.6)
+        worn = state.seen & ~state.still & (ncc < 0.8)
         rows = np.flatnonzero(worn)
         if len(rows):
             xy = project(state.xyz_world[rows], self.K, view.cam_from_world)[..., :2]

@@ -216,8 +216,6 @@ def _tables(result: Mapping[str, Any]) -> list[Table]:
     total = timings["total"] or 1.0
     rows = [[name, value, f"{value / total:.0%}"] for name, value in timings.items()]
     tables.append(Table("Time", ["stage", "seconds", "share"], rows, strong=[len(rows) - 1]))
-    rows = [[name, value] for name, value in result["versions"].items()]
-    tables.append(Table("Versions", ["", ""], rows, kind="text"))
     return tables
 
 

@@ -195,9 +195,9 @@ class ClipServer:
         eye = np.linalg.inv(self.clip.cameras[0].cam_from_world)
         middle = _middle(self.clip)
         aside = (
-            0.35 * eye[:3, 0] - 0.3 * eye[:3, 1]
+            0.3 * eye[:3, 0] - 0.3 * eye[:3, 1]
         )  # to the right and above, so that the camera itself is not in the way
-        back = eye[:3, 3] - 0.2 * (middle - eye[:3, 3]) + self._scale * aside
+        back = eye[:3, 3] + 0.1 * (middle - eye[:3, 3]) + self._scale * aside
         start = self.server.initial_camera
         start.position, start.look_at, start.up = tuple(back), tuple(middle), tuple(-eye[:3, 1])
         for client in self.server.get_clients().values():

@@ -18,7 +18,9 @@ _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def sample_maps(maps: tuple[Float[Tensor, "B _C _Hf _Wf"], ...], uv: Float[Tensor, "B N 2"]) -> Float[Tensor, "B N total"]:
+def sample_maps(
+    maps: tuple[Float[Tensor, "B _C _Hf _Wf"], ...], uv: Float[Tensor, "B N 2"]
+) -> Float[Tensor, "B N total"]:
     """Each map at each keypoint, bilinear, zero outside the picture (uv ±1 = outer edges), channels joined."""
     grid = uv[:, None].float()
     sampled = [F.grid_sample(m.float(), grid, align_corners=False)[:, :, 0].mT.to(m.dtype) for m in maps]

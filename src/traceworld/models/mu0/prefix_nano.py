@@ -61,7 +61,7 @@ class _Stem(nn.Module):
     def forward(self, picture: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
         x, maps = picture * 2 - 1, []
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = nn.functional.gelu(norm(conv(x)), approximate="tanh")
+            x = nn.functional.gelu(norm(conv(x)))
             maps.append(x)
         return maps[1:]
 

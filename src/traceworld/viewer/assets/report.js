@@ -266,11 +266,11 @@
   }
 
   // ---------------------------------------------------------------- charts
-  const CHART_COLOURS = ["#5b3fd6", "#e8604c", "#8a94a3", "#12b874", "#fb9f3a"];
+  const CHART_COLOURS = ["#e8604c", "#8a94a3", "#12b874", "#fb9f3a"];
   function drawCharts() {
     (report.charts || []).forEach((chart, i) => {
       const data = Object.entries(chart.series).map(([name, y], k) => ({
-        type: "scatter", mode: "lines", name, x: chart.x, y, line: { width: k === 0 ? 3 : 2, color: CHART_COLOURS[k % CHART_COLOURS.length], dash: k === 0 ? "solid" : k === 1 ? "dash" : "dot" },
+        type: "scatter", mode: "lines", name, x: chart.x, y, line: { width: k === 0 ? 3 : 2, color: k === 0 ? css("--accent") : CHART_COLOURS[(k - 1) % CHART_COLOURS.length], dash: k === 0 ? "solid" : k === 1 ? "dash" : "dot" },
       }));
       const axis = (title) => ({ title: { text: title, font: { size: 12 } }, gridcolor: css("--line"), zeroline: false, color: css("--soft"), linecolor: css("--line") });
       Plotly.react(`chart-${i}`, data, {

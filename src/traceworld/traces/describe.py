@@ -1,0 +1,70 @@
+"""What a dataset holds, in figures that tell a good extraction from a bad one (`traceworld info`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from traceworld.geometry.cameras import project
+from traceworld.geometry.motion import trace_diameter
+from traceworld.traces.store import Dataset
+from traceworld.traces.types import Clip
+
+
+def describe_dataset(dataset: Dataset, max_clips: int = 100) -> dict[str, Any]:
+    """Counts, statistics, every input that failed, and figures of the first `max_clips` clips (JSON-able)."""
+    ids = dataset.clip_ids
+    manifest = dataset.manifest
+    return {
+        "path": str(dataset.path),
+        "format_version": dataset.format_version,
+        "counts": {**dataset.counts, "clips": len(ids)},
+        "status": {status: sum(row["status"] == status for row in manifest) for status in ("ok", "skipped", "failed")},
+        "failed": [
+            {key: row.get(key) for key in ("id", "stage", "error")} for row in manifest if row["status"] == "failed"
+        ],
+        "tasks": dataset.tasks[:max_clips],
+        "statistics": dict(dataset.statistics),
+        "clips": [describe_clip(dataset.clip(name)) for name in ids[:max_clips]],
+        "clips_not_shown": max(len(ids) - max_clips, 0),
+    }
+
+
+def describe_clip(clip: Clip) -> dict[str, Any]:
+    """Figures of one clip. `static_wander_px`: median trace diameter (mu0-paper A.2) of the points that do not move."""
+    traces = clip.traces
+    wander = static_wander_px(clip)
+    return {
+        "clip_id": clip.clip_id,
+        "task": clip.task,
+        "frames": clip.num_frames,
+        "seconds": round(float(clip.time_s[-1] - clip.time_s[0]), 3),
+        "size": [clip.cameras.width, clip.cameras.height],
+        "static_camera": clip.cameras.static,
+        "metric": clip.metric,
+        "keypoints": traces.num_keypoints,
+        "moving_share": round(float(traces.moving.mean()), 4) if traces.num_keypoints else 0.0,
+        "visible_share": round(float(traces.visible.mean()), 4) if traces.num_keypoints else 0.0,
+        "static_wander_px": None if np.isnan(wander) else round(wander, 3),
+        "parts": len(np.unique(traces.part_id[traces.part_id >= 0])),
+        "events": [{"start": e.start, "end": e.end, "level": e.level, "caption": e.caption} for e in clip.events],
+        "status": clip.provenance.get("status"),
+        "warnings": list(clip.provenance.get("warnings", ())),
+        "source": clip.provenance.get("source"),
+        "quality": clip.provenance.get("quality"),
+    }
+
+
+def static_wander_px(clip: Clip) -> float:
+    """Median diameter, in pixels of the first camera, of the points that the movement filter calls static; NaN if none."""
+    still = ~clip.traces.moving
+    if not still.any():
+        return float("nan")
+    camera = clip.cameras[0]
+    xyz = clip.traces.xyz_world[:, still].astype(np.float64)
+    seen = clip.traces.visible[:, still]
+    pixels = project(xyz, camera.K, camera.cam_from_world)
+    pixels[..., 2] = 0.0  # a distance in the picture only
+    seen = seen & np.isfinite(pixels).all(-1)
+    return float(np.median(trace_diameter(np.where(seen[..., None], pixels, 0.0), seen)))

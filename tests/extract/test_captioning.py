@@ -1,0 +1,113 @@
+"""What parts did, in numbers that are known beforehand; levels of events; images for captioners that want them."""
+
+import numpy as np
+import pytest
+
+from traceworld.extract.captioning import caption_events, motion_mask, part_motions
+from traceworld.perception.captions import TemplateCaptioner
+from traceworld.perception.interfaces import BackendInfo
+from traceworld.traces.types import Cameras, Traces
+
+T = 30
+K = np.array([[500.0, 0, 319.5], [0, 500.0, 239.5], [0, 0, 1]])
+CAMERAS = Cameras.still(K, 640, 480, T)
+TIME_S = np.arange(T) / 10
+
+
+def scene():
+    """Part 0: 5 points that go 20 cm right; part 1: 3 points that go 5 cm away; part 2: 1 point, down; part -1: still."""
+    part = np.array([0] * 5 + [1] * 3 + [2] + [-1] * 4)
+    xyz = np.zeros((T, len(part), 3), np.float32)
+    xyz[..., 0] = np.linspace(-0.2, 0.1, len(part))
+    xyz[..., 2] = 1.0
+    way = np.linspace(0, 1, T, dtype=np.float32)[:, None]
+    xyz[:, part == 0, 0] += 0.2 * way
+    xyz[:, part == 1, 2] += 0.05 * way
+    xyz[:, part == 2, 1] += 0.3 * way
+    known = np.ones(xyz.shape[:2], bool)
+    return Traces(xyz, known, known.copy(), part, part >= 0, np.zeros(len(part), np.int64))
+
+
+def test_displacements_paths_and_order():
+    motions = part_motions(scene(), CAMERAS, 0, T, True)
+    assert [m.part_id for m in motions] == [0, 1]  # the single point of part 2 is left out
+    np.testing.assert_allclose(motions[0].shift, (0.2, 0, 0), atol=1e-5)
+    assert motions[0].path == pytest.approx(0.2, abs=1e-5)
+    np.testing.assert_allclose(motions[1].shift, (0, 0, 0.05), atol=1e-5)
+    assert motions[0].num_points == 5
+    assert motions[0].end_uv[0] - motions[0].start_uv[0] == pytest.approx(0.2 * 500 * 2 / 640, abs=1e-5)
+
+
+def test_a_lone_point_counts_if_there_is_nothing_else():
+    traces = scene()
+    alone = traces.select(traces.part_id == 2)
+    assert [m.part_id for m in part_motions(alone, CAMERAS, 0, T, True)] == [2]
+
+
+def test_without_depth_lengths_are_image_widths():
+    motions = part_motions(scene(), CAMERAS, 0, T, False)
+    assert motions[0].shift[0] == pytest.approx(0.2 * 500 / 640, abs=1e-4)
+    assert motions[0].shift[2] == 0
+    assert not motions[0].metric
+
+
+def test_a_moving_camera_does_not_add_motion():
+    poses = np.repeat(np.eye(4)[None], T, 0)
+    poses[:, 0, 3] = np.linspace(0, 0.5, T)
+    moved = part_motions(scene(), Cameras(CAMERAS.K, poses, 640, 480), 0, T, True)
+    np.testing.assert_allclose(moved[0].shift, (0.2, 0, 0), atol=1e-5)
+
+
+def test_unknown_positions_are_skipped_and_nothing_moving_is_said():
+    traces = scene()
+    xyz, valid = traces.xyz_world.copy(), traces.valid.copy()
+    xyz[10:20], valid[10:20] = np.nan, False
+    holes = Traces(xyz, valid, valid.copy(), traces.part_id, traces.moving, traces.query_frame)
+    np.testing.assert_allclose(part_motions(holes, CAMERAS, 0, T, True)[0].shift, (0.2, 0, 0), atol=1e-5)
+    assert part_motions(holes, CAMERAS, 10, 20, True) == ()
+    still = traces.select(traces.part_id < 0)
+    assert part_motions(still, CAMERAS, 0, T, True) == ()
+
+
+def test_levels():
+    spans = [(0, 6), (6, 12), (12, 18), (18, 24), (24, 30)]
+    events = caption_events(spans, scene(), CAMERAS, TIME_S, TemplateCaptioner(), task="tidy", merge_window=3)
+    by_level = {level: [(e.start, e.end) for e in events if e.level == level] for level in (0, 1, 2)}
+    assert by_level[0] == spans
+    assert by_level[1] == [(0, 18), (6, 24), (12, 30)]
+    assert by_level[2] == [(0, 30)]
+    assert all("tidy" in event.caption for event in events)
+    assert "step 2 of 5" in events[1].caption
+    few = caption_events(spans[:2], scene(), CAMERAS, TIME_S, TemplateCaptioner())
+    assert [(e.start, e.end, e.level) for e in few] == [(0, 6, 0), (6, 12, 0), (0, 12, 1)]
+    one = caption_events([(0, 30)], scene(), CAMERAS, TIME_S, TemplateCaptioner())
+    assert [e.level for e in one] == [0]
+
+
+def test_captioners_that_look_get_start_middle_end_and_the_motion_mask():
+    asked, seen = [], []
+
+    class Looking(TemplateCaptioner):
+        info = BackendInfo("captions", "looking", "1", "MIT")
+        needs_images = True
+
+        def caption(self, request):
+            seen.append(request)
+            return super().caption(request)
+
+    def read(frames):
+        asked.append(tuple(frames))
+        return tuple(np.zeros((480, 640, 3), np.uint8) for _ in frames)
+
+    caption_events([(0, 10), (10, 30)], scene(), CAMERAS, TIME_S, Looking(), read_images=read)
+    assert asked == [(0, 4, 9), (10, 19, 29)]
+    assert all(len(request.images) == 3 and request.motion_mask.any() for request in seen)
+
+
+def test_the_motion_mask_covers_moving_points_only():
+    traces = scene()
+    mask = motion_mask(traces, CAMERAS, 0, T)
+    x = traces.xyz_world[0, :, 0] * 500 + 319.5
+    assert mask[240, round(x[0])]
+    assert not mask[240, round(x[-1])]
+    assert not mask[100:150].any()

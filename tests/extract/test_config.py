@@ -1,0 +1,58 @@
+"""Options: checked, hashed, passed on."""
+
+import dataclasses
+import json
+
+import pytest
+
+from traceworld.errors import ConfigError
+from traceworld.extract.config import ExtractConfig
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"num_keypoints": 0},
+        {"chunk_frames": 1},
+        {"tau_moving_px": 0.0},
+        {"lambda_z": -0.1},
+        {"min_event_s": 0.0},
+        {"max_event_s": 1.5},
+        {"peak_prominence": 0.0},
+        {"peak_prominence": 1.5},
+        {"merge_window": 1},
+        {"seed": -1},
+        {"max_side": 3},
+        {"fps": -1.0},
+        {"max_frames": 1},
+        {"fov_deg": float("nan")},
+    ],
+)
+def test_impossible_values_are_refused(bad):
+    with pytest.raises(ConfigError) as caught:
+        ExtractConfig(**bad)
+    assert next(iter(bad)) in str(caught.value)
+
+
+def test_the_hash_changes_with_every_option_and_only_with_options():
+    base = ExtractConfig()
+    assert base.hash == ExtractConfig().hash
+    changed = {
+        "num_keypoints": 7, "chunk_frames": 9, "tau_moving_px": 1.0, "lambda_z": 0.2, "captions": "other", "max_side": 99,
+        "fps": 3.0, "max_frames": 5, "allow_partial": True, "frame_rate": 3.0, "fov_deg": 50.0, "registration": "trust",
+        "min_event_s": 0.5, "max_event_s": 9.0, "smooth_s": 0.4, "peak_prominence": 0.5, "merge_window": 5, "seed": 3,
+        "tracking": dataclasses.replace(base.tracking, fb_px=9.0),
+        "odometry": dataclasses.replace(base.odometry, static_share=0.9),
+    }  # fmt: skip
+    assert set(changed) == {field.name for field in dataclasses.fields(ExtractConfig)}
+    hashes = {dataclasses.replace(base, **{name: value}).hash for name, value in changed.items()}
+    assert len(hashes | {base.hash}) == len(changed) + 1
+
+
+def test_it_is_plain_json():
+    assert json.loads(json.dumps(ExtractConfig().as_dict()))["num_keypoints"] == 256
+
+
+def test_source_options_are_passed_on():
+    options = ExtractConfig(max_side=77, fps=4.0, allow_partial=True, registration="trust").source_options()
+    assert (options.max_side, options.fps, options.allow_partial, options.registration) == (77, 4.0, True, "trust")
