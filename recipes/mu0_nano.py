@@ -52,18 +52,18 @@ class Recipe:
     """
 
     out: Path
-    episodes: int = 100
+    episodes: int = 48
     test_episodes: int = 5
     tasks: tuple[str, ...] = TRAINED
     held_out: tuple[str, ...] = HELD_OUT
-    minutes: float = 65.0
+    minutes: float = 50.0
     steps: int | None = None
     batch: int = 16
     lr: float = 1e-3
     warmup: int = 200
     ema: float = 0.999
-    keypoints: tuple[int, int] = (8, 64)
-    arc_weight: float = 0.3
+    keypoints: tuple[int, int] = (8, 40)
+    arc_weight: float = 0.2
     precision: str = "bf16"
     seed: int = 0
     sim_workers: int = 2

@@ -11,7 +11,9 @@ from traceworld.cli import main
 
 
 def run(*words, **kwargs):
-    return subprocess.run([sys.executable, "-m", "traceworld.cli", *map(str, words)], capture_output=True, text=True, **kwargs)
+    return subprocess.run(
+        [sys.executable, "-m", "traceworld.cli", *map(str, words)], capture_output=True, text=True, **kwargs
+    )
 
 
 def test_version(capsys):

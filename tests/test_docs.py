@@ -55,7 +55,9 @@ def test_the_readme_runs_in_its_order(tmp_path):
         words = shlex.split(line)[1:]
         if words[0] == "view":  # a server: tests/viewer drives it
             continue
-        run = subprocess.run([sys.executable, "-m", "traceworld.cli", *words], cwd=tmp_path, capture_output=True, text=True)
+        run = subprocess.run(
+            [sys.executable, "-m", "traceworld.cli", *words], cwd=tmp_path, capture_output=True, text=True
+        )
         assert run.returncode == 0, f"{line}\n{run.stdout[-2000:]}\n{run.stderr[-4000:]}"
 
 

@@ -83,7 +83,9 @@ class Extract:
         report = extract_many(list(self.inputs), self.out, config, executor=self.executor, workers=self.workers)
         result = dataclasses.asdict(report)
         _emit(
-            result, self.json, _table(f"extract → {self.out}", list(result["items"]), ["item_id", "status", "stage", "error"])
+            result,
+            self.json,
+            _table(f"extract → {self.out}", list(result["items"]), ["item_id", "status", "stage", "error"]),
         )
         return 0 if report.ok + report.skipped else 1
 
@@ -120,7 +122,7 @@ def _tree(title: str, value: object):
     def grow(branch, item):
         if isinstance(item, dict):
             for key, inner in item.items():
-                nested = isinstance(inner, (dict, list)) and inner
+                nested = isinstance(inner, (dict, list)) and bool(inner)
                 grow(
                     branch.add(f"[bold]{key}[/]" if nested else f"[bold]{key}[/] {_cell(inner)}"),
                     inner if nested else None,
@@ -149,7 +151,7 @@ class View:
         from traceworld.viewer.server import view
 
         server = view(self.dataset, host=self.host, port=self.port)
-        _emit(f"http://{self.host}:{self.port}  (Ctrl-C stops)", False)
+        _emit(f"{server.url}  (Ctrl-C stops)", False)
         try:
             server.wait()
         except KeyboardInterrupt:
@@ -373,11 +375,26 @@ class Train:
     steps: int = 1000
     batch: int = 16
     lr: float = 1e-4
+    warmup: int = 0
+    """Steps of linear warm-up."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    ema: float = 0.0
+    """Decay of the moving average of the weights; 0: off."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    grad_accumulation: int = 1
+    keypoints: tuple[int, int] = (1, 256)
+    """Least and most keypoints per window."""
+    arc_weight: float = 0.2
+    """Share of windows on the arc-length clock; the others are on plain time."""
+    init_from: str | None = None
+    """Checkpoint folder to start the weights from."""
     seed: int = 0
     minutes: float | None = None
     """Stop cleanly after so many minutes (a later start goes on)."""
     workers: int = 0
     """Processes that read data."""
+    checkpoint_every: int = 1000
+    eval_every: int = 1000
     json: bool = False
     """Print the report as JSON."""
 
@@ -393,9 +410,20 @@ class Train:
             steps=self.steps,
             batch=self.batch,
             lr=self.lr,
+            warmup=self.warmup,
+            schedule=self.schedule,
+            ema=self.ema,
+            precision=self.precision,
+            grad_accumulation=self.grad_accumulation,
+            keypoints=self.keypoints,
+            time_weight=1.0 - self.arc_weight,
+            arc_weight=self.arc_weight,
+            init_from=self.init_from,
             seed=self.seed,
             max_minutes=self.minutes,
             workers=self.workers,
+            checkpoint_every=self.checkpoint_every,
+            eval_every=self.eval_every,
         )
         result = train(config)
         rows = dataclasses.asdict(result)

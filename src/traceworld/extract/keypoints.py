@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from traceworld.geometry.sampling import farthest_point_sampling
 from traceworld.perception.entities import EntityMaps
 
-BACKGROUND_SHARE = 0.25  # of the budget, while something moves
+BACKGROUND_SHARE = 0.3  # of the budget, while something moves
 MIN_PER_ENTITY = 10
 TEXTURE_QUANTILE = 0.5
 # cornerMinEigenVal (7×7, 8-bit) is about 6e-5·g² where the weaker gradient is g grey levels per pixel.
@@ -105,7 +105,9 @@ def choose_keypoints(
     if need > 0:
         r = len(representatives) // 2
         outside = ~np.isin(maps.labels[r], list(chosen))
-        outside = cv2.resize(outside.astype(np.uint8), representatives[r].gray.shape[::-1], interpolation=cv2.INTER_NEAREST)
+        outside = cv2.resize(
+            outside.astype(np.uint8), representatives[r].gray.shape[::-1], interpolation=cv2.INTER_NEAREST
+        )
         mask = (outside > 0) & representatives[r].usable & (representatives[r].residual_px < moving_px / 2)
         if representatives[r].displaced is not None:
             mask &= ~representatives[r].displaced

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -132,6 +133,7 @@ class _Builder:
         self.carried_ids = np.zeros(0, np.int64)
         self.quality: dict[str, Any] = {"poses_held": 0, "camera": "still", "retired": 0}
         self.moved = False
+        self.camera_rests = True
         self.textured_chunks = 0
 
     # ------------------------------------------------------------------ stream
@@ -183,7 +185,12 @@ class _Builder:
         queries = self._lift_queries(chunk, keypoints)
         views = [View(g, d, p) for g, d, p in zip(chunk.grays, chunk.depth, chunk.poses, strict=True)]
         tracks = follow_chunk(
-            ChunkView(views, chunk.forward, chunk.backward), self.K, self.carried, queries, self.tracking
+            ChunkView(views, chunk.forward, chunk.backward),
+            self.K,
+            self.carried,
+            queries,
+            self.tracking,
+            background_rests=bool(self.metric) or self.camera_rests,
         )
         new_ids = np.arange(len(self.part), len(self.part) + len(queries))
         self.part += queries.part_id.tolist()
@@ -212,6 +219,7 @@ class _Builder:
             still = not chunk.forward or camera_is_static(
                 chunk.forward, far, masks + masks[:1] * len(far), self.odometry_config.static_share
             )
+            self.camera_rests = still
             if still or not self.metric:
                 chunk.poses = [first] * len(chunk.grays)
                 if not still:
@@ -254,7 +262,7 @@ class _Builder:
         per_frame[: len(activity)] += activity[:frames]
         per_frame[1 : len(activity) + 1] += activity[: frames - 1]
         edges = np.linspace(0, frames, min(REPRESENTATIVES, frames) + 1).astype(int)
-        return [int(a + per_frame[a:b].argmax()) for a, b in zip(edges[:-1], edges[1:], strict=True) if b > a]
+        return [int(a + per_frame[a:b].argmax()) for a, b in itertools.pairwise(edges) if b > a]
 
     def _choose(self, chunk: _Chunk, residual: list[np.ndarray], carried_xy: np.ndarray) -> Keypoints:
         frames = self._representatives(residual, len(chunk.grays))
@@ -285,8 +293,10 @@ class _Builder:
         room = int(self.tracking.max_total * budget) - len(self.part)
         keypoints = choose_keypoints(maps, reps, budget, self._held_parts(), held_xy, limit)
         self.textured_chunks += bool(len(keypoints))
-        return Keypoints(keypoints.frame[:room], keypoints.xy_px[:room], keypoints.part_id[:room]) if room > 0 else Keypoints(
-            keypoints.frame[:0], keypoints.xy_px[:0], keypoints.part_id[:0]
+        return (
+            Keypoints(keypoints.frame[:room], keypoints.xy_px[:room], keypoints.part_id[:room])
+            if room > 0
+            else Keypoints(keypoints.frame[:0], keypoints.xy_px[:0], keypoints.part_id[:0])
         )
 
     def _displaced(self, chunk: _Chunk, t: int) -> np.ndarray | None:
@@ -295,7 +305,9 @@ class _Builder:
             return None
         h, w = chunk.small[t].shape
         changed = np.zeros((h, w), bool)
-        for other in sorted({max(0, t - 8), max(0, t - 3), min(len(chunk.grays) - 1, t + 3), min(len(chunk.grays) - 1, t + 8)} - {t}):
+        for other in sorted(
+            {max(0, t - 8), max(0, t - 3), min(len(chunk.grays) - 1, t + 3), min(len(chunk.grays) - 1, t + 8)} - {t}
+        ):
             b_from_a = chunk.poses[other] @ invert_rigid(chunk.poses[t])
             changed |= depth_change(chunk.depth[t], chunk.depth[other], self.K, b_from_a, (w, h))
         # Single cells are noise of the sensor or slivers along silhouettes.
@@ -339,7 +351,11 @@ class _Builder:
         visible, valid = np.zeros((frames, count), bool), np.zeros((frames, count), bool)
         for piece in self.pieces:
             span = slice(piece.start, piece.start + len(piece.xyz))
-            xyz[span, piece.ids], visible[span, piece.ids], valid[span, piece.ids] = piece.xyz, piece.visible, piece.valid
+            xyz[span, piece.ids], visible[span, piece.ids], valid[span, piece.ids] = (
+                piece.xyz,
+                piece.visible,
+                piece.valid,
+            )
         xyz, valid = fill_gaps(xyz, valid, MAX_GAP)
         poses = np.stack(self.poses)
         cameras = Cameras(np.repeat(self.K[None], frames, 0), poses, self.width, self.height)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import time
@@ -48,12 +49,13 @@ class _Worker(Generic[Job]):
         self.process: BaseProcess = context.Process(target=_serve, args=(theirs, work, threads), daemon=True)
         self.process.start()
         theirs.close()
-        self.job: Job | None = None
+        self.task: _Task[Job] | None = None
         self.since = 0.0
 
-    def give(self, job: Job) -> None:
-        self.job, self.since = job, time.monotonic()
-        self.connection.send(job)
+    def give(self, task: _Task[Job]) -> None:
+        self.task, self.since = task, time.monotonic()
+        with contextlib.suppress(OSError):  # it died while idle: reading its answer will say so
+            self.connection.send(task.job)
 
     def end(self, kill: bool) -> int | None:
         """Stop the process and say how it ended."""
@@ -62,6 +64,12 @@ class _Worker(Generic[Job]):
             self.process.kill()
         self.process.join()
         return self.process.exitcode
+
+
+@dataclass
+class _Task(Generic[Job]):
+    job: Job
+    deaths: int = 0
 
 
 def run_in_processes(
@@ -76,24 +84,26 @@ def run_in_processes(
         timeout_s: a job that takes longer is killed (None: never).
 
     Yields:
-        `work(job)`, or a `Loss` where the process died or ran out of time.
+        `work(job)`, or a `Loss` where the process ran out of time or died twice over the job. (The first death may be a
+        neighbour's fault: the kernel, short of memory, does not always pick the process that is to blame.)
     """
-    waiting = iter(jobs)
+    waiting = map(_Task, jobs)
     threads = max(1, (os.cpu_count() or 1) // workers)
+    again: list[_Task[Job]] = []
     busy: list[_Worker[Job]] = []
     idle: list[_Worker[Job]] = []
     try:
         while True:
             while len(busy) < workers:
-                job = next(waiting, None)
-                if job is None:
+                task = again.pop() if again else next(waiting, None)
+                if task is None:
                     break
                 worker = idle.pop() if idle else _Worker(work, threads)
                 busy.append(worker)
-                worker.give(job)
+                worker.give(task)
             if not busy:
                 return
-            yield from _collect(busy, idle, timeout_s)
+            yield from _collect(busy, idle, again, timeout_s)
     finally:
         for worker in busy:
             worker.end(kill=True)
@@ -101,23 +111,30 @@ def run_in_processes(
             worker.end(kill=False)
 
 
-def _collect(busy: list[_Worker[Job]], idle: list[_Worker[Job]], timeout_s: float | None) -> Iterator[Any]:
+def _collect(
+    busy: list[_Worker[Job]], idle: list[_Worker[Job]], again: list[_Task[Job]], timeout_s: float | None
+) -> Iterator[Any]:
     """Wait until at least one worker answers, dies or runs out of time, and sort the workers anew."""
     now = time.monotonic()
     patience = None if timeout_s is None else max(0.0, min(worker.since + timeout_s - now for worker in busy))
     ready = set(wait([worker.connection for worker in busy], patience))
     for worker in list(busy):
-        job, seconds = worker.job, time.monotonic() - worker.since
+        task, seconds = worker.task, time.monotonic() - worker.since
+        assert task is not None  # whoever is busy has one
         if worker.connection in ready:
+            busy.remove(worker)
             try:
                 answer = worker.connection.recv()
             except (EOFError, OSError):
-                busy.remove(worker)
-                yield Loss(job, "died", worker.end(kill=True), seconds)
+                exit_code = worker.end(kill=True)
+                task.deaths += 1
+                if task.deaths > 1:
+                    yield Loss(task.job, "died", exit_code, seconds)
+                else:
+                    again.append(task)
                 continue
-            busy.remove(worker)
             idle.append(worker)
             yield answer
         elif timeout_s is not None and seconds >= timeout_s:
             busy.remove(worker)
-            yield Loss(job, "timeout", worker.end(kill=True), seconds)
+            yield Loss(task.job, "timeout", worker.end(kill=True), seconds)

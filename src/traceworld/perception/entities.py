@@ -126,7 +126,9 @@ def cut_pieces(
     moving = cv2.morphologyEx(motion.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
     regions = _moving_regions(clusters, moving > 0)
     if displaced is not None and displaced.any():
-        regions = [mask for mask in regions if np.count_nonzero(mask & displaced) >= _DISPLACED_SHARE * np.count_nonzero(mask)]
+        regions = [
+            mask for mask in regions if np.count_nonzero(mask & displaced) >= _DISPLACED_SHARE * np.count_nonzero(mask)
+        ]
         moving = np.any(regions, axis=0).astype(np.uint8) if regions else np.zeros_like(moving)
     pieces = [Piece(mask, features[mask].mean(0), True) for mask in regions]
     limit = _MAX_STATIC_SHARE * motion.size

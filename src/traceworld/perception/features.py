@@ -34,11 +34,15 @@ class EmbeddedFeatures:
         size = self.grid_size(width, height)
         lab = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2LAB).astype(np.float32)
         gray = cv2.GaussianBlur(lab[..., 0], (3, 3), 0)
-        energy = np.hypot(cv2.Sobel(gray, cv2.CV_32F, 1, 0, scale=1 / 8), cv2.Sobel(gray, cv2.CV_32F, 0, 1, scale=1 / 8))
+        energy = np.hypot(
+            cv2.Sobel(gray, cv2.CV_32F, 1, 0, scale=1 / 8), cv2.Sobel(gray, cv2.CV_32F, 0, 1, scale=1 / 8)
+        )
         cells = cv2.resize(lab, size, interpolation=cv2.INTER_AREA) / 12.0
         cells[..., 0] *= 0.6  # shading changes brightness more readily than hue
         grain = np.log1p(cv2.resize(energy, size, interpolation=cv2.INTER_AREA))
-        return np.concatenate([cells, grain[..., None], self._log_depth(depth_m, size)[..., None]], -1).astype(np.float32)
+        return np.concatenate([cells, grain[..., None], self._log_depth(depth_m, size)[..., None]], -1).astype(
+            np.float32
+        )
 
     def _log_depth(self, depth_m: np.ndarray | None, size: tuple[int, int]) -> np.ndarray:
         if depth_m is None:

@@ -83,7 +83,9 @@ def sample_depth(
     return z.astype(np.float32), edge & np.isfinite(z)
 
 
-def depth_edges(depth_m: Float[np.ndarray, "H W"], reach_px: int = 4, relative: float = 0.03) -> Bool[np.ndarray, "H W"]:
+def depth_edges(
+    depth_m: Float[np.ndarray, "H W"], reach_px: int = 4, relative: float = 0.03
+) -> Bool[np.ndarray, "H W"]:
     """Pixels within `reach_px` of a depth jump or of a hole: bad places for keypoints, whose patch would span two surfaces."""
     hole = ~np.isfinite(depth_m)
     filled = np.where(hole, 0.0, depth_m).astype(np.float32)

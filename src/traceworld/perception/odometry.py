@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,7 +57,8 @@ def camera_is_static(
     long = np.array(shares[len(flows) :])
     if not np.isfinite(short).any():
         return True  # nothing to see: nothing that says it moves
-    far_ok = not np.isfinite(long).any() or np.nanmedian(long) > 0.6 * limit
+    # One later frame that still agrees is enough: a camera that creeps agrees with none, a hand that passes leaves some.
+    far_ok = not np.isfinite(long).any() or np.nanmax(long) > 0.6 * limit
     return bool(np.nanmedian(short) > limit and far_ok)
 
 
@@ -90,7 +92,10 @@ class RGBDOdometry:
         self._take_keyframe(gray, depth_m, ignore)
 
     def step(
-        self, gray: UInt8[np.ndarray, "H W"], depth_m: Float[np.ndarray, "H W"], ignore: Bool[np.ndarray, "H W"] | None = None
+        self,
+        gray: UInt8[np.ndarray, "H W"],
+        depth_m: Float[np.ndarray, "H W"],
+        ignore: Bool[np.ndarray, "H W"] | None = None,
     ) -> Float[np.ndarray, "4 4"]:
         """Pose of the next frame: cam_from_world; `status` is "" or why the last pose was held."""
         assert self._gray is not None, "call start first"
@@ -111,7 +116,9 @@ class RGBDOdometry:
         if ignore is not None:
             allowed &= ~ignore
         spacing = max(4, round(gray.shape[1] / 64))
-        corners = cv2.goodFeaturesToTrack(gray, self.config.corners, 0.005, spacing, mask=allowed.astype(np.uint8) * 255)
+        corners = cv2.goodFeaturesToTrack(
+            gray, self.config.corners, 0.005, spacing, mask=allowed.astype(np.uint8) * 255
+        )
         xy = np.zeros((0, 2)) if corners is None else corners[:, 0].astype(np.float64)
         z, edge = sample_depth(depth_m, xy)
         keep = np.isfinite(z) & ~edge
@@ -143,7 +150,11 @@ class RGBDOdometry:
             )
         except cv2.error as error:
             return None, nobody, f"PnP failed: {error.err}"
-        if not found or inliers is None or len(inliers) < max(config.min_points, config.min_inlier_share * len(self._xy)):
+        if (
+            not found
+            or inliers is None
+            or len(inliers) < max(config.min_points, config.min_inlier_share * len(self._xy))
+        ):
             return None, nobody, "too few inliers"
         inliers = inliers[:, 0]
         turn, shift = cv2.solvePnPRefineLM(self._world[inliers], self._xy[inliers], self.K, None, turn, shift)
@@ -191,7 +202,7 @@ class EmbeddedGeometry:
         flow = DenseFlow()
         small = [flow.small(gray) for gray in grays]
         height, width = grays[0].shape
-        pairs = [flow.between(a, b, width, height) for a, b in zip(small[:-1], small[1:], strict=True)]
+        pairs = [flow.between(a, b, width, height) for a, b in itertools.pairwise(small)]
         far = [flow.between(small[0], small[i], width, height) for i in far_frames(len(small))]
         masks = [textured(image) for image in small[:-1]] + [textured(small[0])] * len(far)
         if not metric or not pairs or camera_is_static(pairs, far, masks, self.config.static_share):

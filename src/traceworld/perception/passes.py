@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Float32, Int
 
 from traceworld.geometry.cameras import project
 from traceworld.perception.motion import FlowField
-from traceworld.perception.tracking import PointState, PointStepper, TrackingConfig, View
+from traceworld.perception.tracking import PointState, PointStepper, TrackingConfig, View, empty_state
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,14 +50,16 @@ def follow_chunk(
     carried: PointState | None,
     queries: Queries,
     config: TrackingConfig,
+    background_rests: bool = False,
 ) -> ChunkTracks:
     """Carry the points of the last chunk (`carried`, state at this chunk's first frame) and new ones through the chunk.
 
+    `background_rests`: camera motion is accounted for, so that background points need not be followed to know where they are.
     Rows of the result: carried points first, then the queries in their order. Permuting the queries permutes the rows.
     """
     frames = len(chunk.views)
     height, width = chunk.views[0].gray.shape
-    stepper = PointStepper(K, width, height, config)
+    stepper = PointStepper(K, width, height, config, background_rests)
     held = 0 if carried is None else len(carried.xyz_world)
     total = held + len(queries)
     xyz = np.full((frames, total, 3), np.nan, np.float32)
@@ -70,7 +72,7 @@ def follow_chunk(
         valid[t, rows] = ok
 
     # Forward: points join at the frame they were chosen in.
-    state = carried if carried is not None else _empty_state(config)
+    state = carried if carried is not None else empty_state(config)
     rows = np.arange(held)
     for t in range(frames):
         if t > 0:
@@ -84,7 +86,7 @@ def follow_chunk(
     end = state.take(order)
 
     # Backward: new points only, from the last query frame to the chunk's first.
-    state, rows = _empty_state(config), np.zeros(0, np.int64)
+    state, rows = empty_state(config), np.zeros(0, np.int64)
     last = int(queries.frame.max()) if len(queries) else -1
     for t in range(last, -1, -1):
         if len(rows):
@@ -101,19 +103,3 @@ def _begin(queries: Queries, pick: np.ndarray, view: View, K: np.ndarray, config
     xyz = queries.xyz_world[pick].astype(np.float64)
     xy = project(xyz, np.asarray(K, np.float64), np.asarray(view.cam_from_world, np.float64))[..., :2]
     return PointState.begin(xyz, queries.part_id[pick], xy, view, config.patch_half)
-
-
-def _empty_state(config: TrackingConfig) -> PointState:
-    side = 2 * config.patch_half + 1
-    return PointState(
-        xyz_world=np.zeros((0, 3)),
-        seen=np.zeros(0, bool),
-        valid=np.zeros(0, bool),
-        part_id=np.zeros(0, np.int32),
-        template=np.zeros((0, side, side), np.float32),
-        home_world=np.zeros((0, 3)),
-        still=np.zeros(0, bool),
-        creep_px=np.zeros((0, 2)),
-        affinity=np.zeros((0, 0)),
-        lost=np.zeros(0, np.int64),
-    )

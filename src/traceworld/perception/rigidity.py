@@ -89,6 +89,7 @@ def update_affinity(
     noise_m: Float[np.ndarray, " M"],
 ) -> None:
     """Pairs whose distance changes lose affinity, pairs that keep it while moving regain some (in place)."""
+
     def lengths(points):
         return np.sqrt(((points[:, None] - points[None]) ** 2).sum(-1))
 

@@ -16,8 +16,10 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from traceworld.geometry.cameras import invert_rigid, project, transform, unproject
+from traceworld.perception.interfaces import BackendInfo, Frame
+from traceworld.perception.intrinsics import assumed_K
 from traceworld.perception.lifting import PSEUDO_DEPTH_M, depth_windows, jump_gate, sample_depth
-from traceworld.perception.motion import FlowField
+from traceworld.perception.motion import DenseFlow, FlowField
 from traceworld.perception.patches import sample_patches, similarity, texture
 from traceworld.perception.rigidity import RigidPrediction, predict_by_neighbours, update_affinity
 from traceworld.perception.surface_motion import local_motion, measure_cells
@@ -124,12 +126,88 @@ def _fresh_affinity(part_a: np.ndarray, part_b: np.ndarray) -> np.ndarray:
     return np.where(part_a[:, None] == part_b[None, :], 1.0, 0.2)
 
 
+class EmbeddedTracker:
+    """The tracker behind the `TrackerBackend` interface: image points in, image points out, one frame at a time.
+
+    Frames with depth need `K` and, from a moving camera, poses; without depth the scene is a plane and pixels are exact.
+    """
+
+    info = BackendInfo("tracker", "embedded", "1", "Apache-2.0")
+
+    def __init__(self, K: np.ndarray | None = None, config: TrackingConfig | None = None):
+        self.config = config or TrackingConfig()
+        self.K = K
+        self._flow = DenseFlow()
+
+    def start(self, frame: Frame) -> None:
+        """Begin with this frame; forgets everything before."""
+        self._view, self._small = self._see(frame)
+        height, width = self._view.gray.shape
+        K = self.K if self.K is not None else assumed_K(width, height)
+        self._stepper = PointStepper(K, width, height, self.config)
+        self._state = empty_state(self.config)
+
+    def add(self, xy_px: Float[np.ndarray, "M 2"]) -> None:
+        """Follow these points from the current frame on. Points without depth are never visible."""
+        xy = np.asarray(xy_px, np.float64).reshape(-1, 2)
+        z, _ = self._stepper.depth(self._view, xy, None)
+        xyz = unproject(xy, np.asarray(z, np.float64), self._stepper.K, self._view.cam_from_world)
+        state = PointState.begin(xyz, np.zeros(len(xy), np.int32), xy, self._view, self.config.patch_half)
+        known = np.isfinite(xyz).all(-1)
+        state.valid &= known
+        state.seen &= known
+        self._state = self._state.join(state)
+
+    def step(self, frame: Frame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See `TrackerBackend`; confidence is 1 seen, 0.5 hidden with a position, 0 lost."""
+        view, small = self._see(frame)
+        height, width = view.gray.shape
+        there = self._flow.between(self._small, small, width, height)
+        back = self._flow.between(small, self._small, width, height)
+        self._stepper.step(self._state, self._view, view, there, back)
+        self._view, self._small = view, small
+        state = self._state
+        xy = project(state.xyz_world, self._stepper.K, view.cam_from_world)[..., :2]
+        return xy, state.seen.copy(), np.where(state.seen, 1.0, np.where(state.valid, 0.5, 0.0))
+
+    def _see(self, frame: Frame) -> tuple[View, np.ndarray]:
+        gray = cv2.cvtColor(np.ascontiguousarray(frame.image), cv2.COLOR_RGB2GRAY)
+        pose = np.eye(4) if frame.cam_from_world is None else np.asarray(frame.cam_from_world, np.float64)
+        return View(gray, frame.depth_m, pose), self._flow.small(gray)
+
+
+def empty_state(config: TrackingConfig) -> PointState:
+    """No points yet."""
+    side = 2 * config.patch_half + 1
+    return PointState(
+        xyz_world=np.zeros((0, 3)),
+        seen=np.zeros(0, bool),
+        valid=np.zeros(0, bool),
+        part_id=np.zeros(0, np.int32),
+        template=np.zeros((0, side, side), np.float32),
+        home_world=np.zeros((0, 3)),
+        still=np.zeros(0, bool),
+        creep_px=np.zeros((0, 2)),
+        affinity=np.zeros((0, 0)),
+        lost=np.zeros(0, np.int64),
+    )
+
+
 class PointStepper:
     """Moves a `PointState` from one view to the next."""
 
-    def __init__(self, K: Float[np.ndarray, "3 3"], width: int, height: int, config: TrackingConfig):
+    def __init__(
+        self,
+        K: Float[np.ndarray, "3 3"],
+        width: int,
+        height: int,
+        config: TrackingConfig,
+        background_rests: bool = False,
+    ):
         self.K, self.width, self.height, self.config = np.asarray(K, np.float64), width, height, config
         self.px = width / 640  # pixel figures are stated at 640 px
+        # Cameras are known (given, solved, or still): what is background then rests in the world.
+        self.background_rests = background_rests
 
     def step(self, state: PointState, a: View, b: View, flow_ab: FlowField, flow_ba: FlowField) -> None:
         """Carry all points from view a to view b, in place."""
@@ -141,7 +219,7 @@ class PointStepper:
         stay = project(state.xyz_world, self.K, b.cam_from_world)  # if it stayed where it is in the world
 
         own_xy, own_ok = self._follow(state, a, b, flow_ab, flow_ba, xy_a, stay[:, :2])
-        own_z, own_edge = self._depth(b, own_xy, stay[:, 2])
+        own_z, own_edge = self.depth(b, own_xy, stay[:, 2])
         own_ok &= np.isfinite(own_z) & (np.abs(own_z - stay[:, 2]) < 3 * jump_gate(stay[:, 2]))
         own_world = self._lift(own_xy, own_z, b)
 
@@ -151,9 +229,7 @@ class PointStepper:
         trust = np.where(own_ok, np.clip(grain / 4.0, 0.05, 1.0) * np.where(own_edge, 0.3, 1.0), 0.0)
         trust *= np.where(ncc_own > 0.5, 1.0, 0.2)
         noise_m = np.maximum(stay[:, 2], 1e-3) / self.K[0, 0] * 2.0 * self.px
-        rigid = predict_by_neighbours(
-            state.xyz_world, own_world, trust, state.affinity, noise_m, config.neighbours
-        )
+        rigid = predict_by_neighbours(state.xyz_world, own_world, trust, state.affinity, noise_m, config.neighbours)
         rigid = self._with_surface(state, a, b, flow_ab, flow_ba, rigid)
         moved = self._fuse(state, b, own_xy, own_ok, own_world, ncc_own, trust, rigid, stay)
         camera_still = bool(np.abs(a.cam_from_world - b.cam_from_world).max() < 1e-9)
@@ -203,7 +279,8 @@ class PointStepper:
 
     # ------------------------------------------------------------------ depth
 
-    def _depth(self, view: View, xy_px, z_expected):
+    def depth(self, view: View, xy_px, z_expected) -> tuple[np.ndarray, np.ndarray]:
+        """Depth at positions and whether they lie on an edge (the plane, for sources without depth)."""
         if view.depth_m is None:
             return np.full(len(xy_px), PSEUDO_DEPTH_M), np.zeros(len(xy_px), bool)
         return sample_depth(view.depth_m, xy_px, z_expected)
@@ -263,7 +340,7 @@ class PointStepper:
         # Where the patch is plain, the match slides along the surface: lean on the neighbours there.
         lean = np.where(rigid.ok, (1 - np.clip(trust, 0, 1)) * np.exp(-((apart / 4.0) ** 2)), 0.0)[:, None]
         xy = np.where(fits[:, None], (1 - lean) * own_xy + lean * guess_px[:, :2], guess_px[:, :2])
-        z, _ = self._depth(b, xy, guess_px[:, 2])
+        z, _ = self.depth(b, xy, guess_px[:, 2])
         near = np.isfinite(z) & (np.abs(z - guess_px[:, 2]) < 2 * jump_gate(guess_px[:, 2]))
         lifted = self._lift(xy, np.where(near, z, guess_px[:, 2]), b)
         ncc = np.where(fits, ncc_own, ncc_rigid)
@@ -279,7 +356,11 @@ class PointStepper:
         needed = np.where(was_seen, keep_at, config.ncc_reacquire)
         seen = (fits | (agrees & (ncc > needed))) & agrees & near
         xyz = np.where((seen | fits)[:, None], lifted, np.where(rigid.ok[:, None], rigid.xyz_world, state.xyz_world))
-        valid = seen | (hidden & state.valid & (rigid.ok | state.still)) | (~self._inside(guess_px[:, :2]) & rigid.ok & state.valid)
+        valid = (
+            seen
+            | (hidden & state.valid & (rigid.ok | state.still))
+            | (~self._inside(guess_px[:, :2]) & rigid.ok & state.valid)
+        )
 
         # A point that has never moved is at home if nothing speaks against it. With depth, a background point's picture
         # alone does not: a shadow passing over makes it look moved, but only the surface itself can leave.
@@ -293,8 +374,10 @@ class PointStepper:
         at_home, home_hidden = self._surface(b, home)
         ncc_home = similarity(state.template, sample_patches(b.gray, home[:, :2], config.patch_half))
         quiet = np.linalg.norm(state.creep_px, axis=-1) < config.home_px * self.px
-        stays = at_home & ((quiet & (ncc_home > 0.5)) | ((state.part_id < 0) & (b.depth_m is not None)))
-        keeps = state.still & (stays | home_hidden | ~self._inside(home[:, :2]))
+        rests = (state.part_id < 0) & self.background_rests
+        alike = ncc_home > 0.5
+        stays = at_home & np.where(rests, alike | (b.depth_m is not None), quiet & alike)
+        keeps = state.still & (stays | home_hidden | ~self._inside(home[:, :2]) | (rests & (b.depth_m is None)))
         state.still &= keeps | ~(seen | fits)
         xyz = np.where(keeps[:, None], state.home_world, xyz)
         seen = np.where(keeps, stays, seen)

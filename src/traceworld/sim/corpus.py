@@ -54,7 +54,7 @@ class CorpusConfig:
         seed: of everything random.
     """
 
-    cameras: tuple[str, ...] = ("corner", "corner", "corner2", "corner3", "corner4")
+    cameras: tuple[str, ...] = ("corner", "corner", "corner3")
     camera_jitter: float = 1.0
     image_size: tuple[int, int] = (192, 144)
     pictures_per_episode: int = 8

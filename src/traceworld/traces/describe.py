@@ -22,7 +22,9 @@ def describe_dataset(dataset: Dataset, max_clips: int = 100) -> dict[str, Any]:
         "counts": {**dataset.counts, "clips": len(ids)},
         "status": {status: sum(row["status"] == status for row in manifest) for status in ("ok", "skipped", "failed")},
         "failed": [
-            {key: row.get(key) for key in ("id", "stage", "error")} for row in manifest if row["status"] == "failed"
+            {"id": row["item_id"], "stage": row["stage"], "error": row["error"]}
+            for row in manifest
+            if row["status"] == "failed"
         ],
         "tasks": dataset.tasks[:max_clips],
         "statistics": dict(dataset.statistics),
