@@ -87,7 +87,7 @@ class Extract:
             self.json,
             _table(f"extract → {self.out}", list(result["items"]), ["item_id", "status", "stage", "error"]),
         )
-        return 0 if report.ok + report.skipped else 1
+        return 0 if report.ok else 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,7 @@ class Representative:
         usable: [H,W] depth measured, away from depth edges and the border.
         residual_px: [H,W] motion against the scene around this frame.
         displaced: [H,W] where the surface is elsewhere in frames nearby; None without depth.
+        changed: [H,W] where the picture is not what it is in frames nearby; None unless the camera rests.
     """
 
     frame: int
@@ -36,6 +37,7 @@ class Representative:
     usable: Bool[np.ndarray, "H W"]
     residual_px: Float[np.ndarray, "H W"]
     displaced: Bool[np.ndarray, "H W"] | None = None
+    changed: Bool[np.ndarray, "H W"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +162,8 @@ def _signs_of_life(rep: Representative, moving_px: float):
     if rep.displaced is not None and moving_px > 0:
         yield rep.displaced
     yield rep.residual_px > moving_px
+    if rep.changed is not None and moving_px > 0:  # dense flow spills over the outline of what moves; pictures do not
+        yield rep.changed
 
 
 def spread_points(

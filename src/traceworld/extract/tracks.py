@@ -43,6 +43,7 @@ MOVING_PX = 0.8  # residual flow between neighbouring frames that counts as moti
 RETIRE_AFTER = 32  # frames unseen after which a point is not carried into the next chunk
 MAX_CELLS = 40_000_000  # frames × points of one clip: bounds memory for films of any length
 MAX_GAP = 4
+CHANGED_LEVEL = 5  # grey levels, mean over 5×5 px: above sensor and compression noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,6 +285,7 @@ class _Builder:
                     self._usable(chunk.depth[t]),
                     cv2.resize(moving, (self.width, self.height), interpolation=cv2.INTER_LINEAR),
                     self._full_size(shifted) if shifted is not None else None,
+                    self._changed(chunk, t),
                 )
             )
         maps = self.entities.find(np.stack(features), np.stack(motion), np.stack(displaced) if self.metric else None)
@@ -312,6 +314,16 @@ class _Builder:
             changed |= depth_change(chunk.depth[t], chunk.depth[other], self.K, b_from_a, (w, h))
         # Single cells are noise of the sensor or slivers along silhouettes.
         return cv2.morphologyEx(changed.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
+
+    def _changed(self, chunk: _Chunk, t: int) -> np.ndarray | None:
+        """Where the picture of frame t differs from the frames nearby, for a camera at rest."""
+        nearby = [other for other in (t - 2, t + 2) if 0 <= other < len(chunk.grays)]
+        if not nearby or np.abs(np.stack([chunk.poses[i] for i in nearby]) - chunk.poses[t]).max() > 1e-9:
+            return None
+        if not self.metric and not self.camera_rests:
+            return None
+        difference = np.max([cv2.absdiff(chunk.grays[t], chunk.grays[i]) for i in nearby], axis=0)
+        return cv2.blur(difference, (5, 5)) > CHANGED_LEVEL
 
     def _full_size(self, mask: np.ndarray) -> np.ndarray:
         return cv2.resize(mask.astype(np.uint8), (self.width, self.height), interpolation=cv2.INTER_NEAREST) > 0

@@ -32,6 +32,7 @@ class TrackingConfig:
     Attributes:
         fb_px: forward–backward error above which a match is refused.
         window, levels: Lucas–Kanade window side and pyramid levels.
+        edge_window: window side for points so near a depth edge that the large window would see another surface too.
         patch_half: half side of the patch that similarity is judged on.
         neighbours: points in a rigid group.
         ncc_reacquire: similarity that an occluded point's patch must reach to count as seen again.
@@ -43,6 +44,7 @@ class TrackingConfig:
 
     fb_px: float = 1.5
     window: int = 21
+    edge_window: int = 9
     levels: int = 4
     patch_half: int = 6
     neighbours: int = 16
@@ -228,6 +230,8 @@ class PointStepper:
         grain = texture(state.template)
         trust = np.where(own_ok, np.clip(grain / 4.0, 0.05, 1.0) * np.where(own_edge, 0.3, 1.0), 0.0)
         trust *= np.where(ncc_own > 0.5, 1.0, 0.2)
+        edge = self._near_edge(a, xy_a)
+        trust *= np.where(edge, 0.4, 1.0)
         noise_m = np.maximum(stay[:, 2], 1e-3) / self.K[0, 0] * 2.0 * self.px
         rigid = predict_by_neighbours(state.xyz_world, own_world, trust, state.affinity, noise_m, config.neighbours)
         rigid = self._with_surface(state, a, b, flow_ab, flow_ba, rigid)
@@ -248,18 +252,34 @@ class PointStepper:
         start = np.where(dense_ok[:, None], dense_xy, stay_xy)
         usable = state.seen & self._inside(xy_a) & np.isfinite(start).all(-1)
         lk_xy, lk_ok = dense_xy.copy(), np.zeros(len(xy_a), bool)
-        rows = np.flatnonzero(usable)
-        if len(rows):
-            found, good = self._lucas_kanade(a.gray, b.gray, xy_a[rows], start[rows], limit)
+        for rows, side in self._windows(a, xy_a, usable):
+            found, good = self._lucas_kanade(a.gray, b.gray, xy_a[rows], start[rows], limit, side)
             lk_xy[rows], lk_ok[rows] = found, good
         xy = np.where(lk_ok[:, None], lk_xy, dense_xy)
         return xy, (lk_ok | dense_ok) & usable
 
-    def _lucas_kanade(self, gray_a, gray_b, xy_a, start, limit):
-        config = self.config
+    def _windows(self, view: View, xy_px, usable):
+        """Points by the window they are matched with: small where a depth edge is within the large one."""
+        edge = usable & self._near_edge(view, xy_px)
+        groups = [(np.flatnonzero(usable & ~edge), self.config.window), (np.flatnonzero(edge), self.config.edge_window)]
+        return [(rows, max(5, round(side * self.px) // 2 * 2 + 1)) for rows, side in groups if len(rows)]
+
+    def _near_edge(self, view: View, xy_px) -> np.ndarray:
+        if view.depth_m is None:
+            return np.zeros(len(xy_px), bool)
+        half = max(2, round(self.config.window * self.px / 2))
+        window = depth_windows(view.depth_m, xy_px, half)[:, :: max(1, half // 4), :: max(1, half // 4)]
+        centre = depth_windows(view.depth_m, xy_px, 1).reshape(len(xy_px), -1)
+        middle = np.sort(centre, axis=1)[:, 4]
+        with np.errstate(invalid="ignore"):
+            # A slope may tilt away by much over the window; an edge is a jump to something clearly elsewhere.
+            off = np.abs(window - middle[:, None, None]) > 3 * jump_gate(middle)[:, None, None]
+        return off.mean((1, 2)) > 0.06
+
+    def _lucas_kanade(self, gray_a, gray_b, xy_a, start, limit, side):
         options = {
-            "winSize": (config.window, config.window),
-            "maxLevel": config.levels - 1,
+            "winSize": (side, side),
+            "maxLevel": self.config.levels - 1 if side > self.config.edge_window else 1,
             "criteria": (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 0.01),
             "flags": cv2.OPTFLOW_USE_INITIAL_FLOW,
             "minEigThreshold": 1e-5,
