@@ -20,7 +20,9 @@ from traceworld.perception.interfaces import Frame
 
 
 def config(**changes):
-    return SimpleNamespace(**{"num_keypoints": 60, "chunk_frames": 64, "tau_moving_px": 40.0, "lambda_z": 0.1, "seed": 0} | changes)
+    return SimpleNamespace(
+        **{"num_keypoints": 60, "chunk_frames": 64, "tau_moving_px": 40.0, "lambda_z": 0.1, "seed": 0} | changes
+    )
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +131,9 @@ def test_plain_rgb_is_exact_in_the_image_and_not_metric():
 @pytest.mark.parametrize("level", [0, 90])
 def test_uniform_pictures_have_nothing_to_follow(level):
     image = np.full((HEIGHT, WIDTH, 3), level, np.uint8)
-    result = build_traces(ListSource([Frame(t, t / 10, image, np.ones((HEIGHT, WIDTH), np.float32)) for t in range(5)]), config())
+    result = build_traces(
+        ListSource([Frame(t, t / 10, image, np.ones((HEIGHT, WIDTH), np.float32)) for t in range(5)]), config()
+    )
     assert result.status == "no_texture"
     assert result.traces.num_keypoints == 0
     assert result.traces.num_frames == 5
@@ -154,7 +158,9 @@ def test_one_frame():
 @pytest.mark.parametrize("shape", [(8, 8), (20, 33), (2, 50), (1, 1)])
 def test_tiny_pictures(shape):
     rng = np.random.default_rng(0)
-    frames = [Frame(t, t / 10, rng.integers(0, 255, (*shape, 3), np.uint8), np.ones(shape, np.float32)) for t in range(3)]
+    frames = [
+        Frame(t, t / 10, rng.integers(0, 255, (*shape, 3), np.uint8), np.ones(shape, np.float32)) for t in range(3)
+    ]
     result = build_traces(ListSource(frames), config())
     assert result.traces.num_frames == 3
 

@@ -88,7 +88,7 @@ def choose_keypoints(
         held_part, held_xy_px: entity of each held point, and where they are in each representative frame (NaN unseen).
         moving_px: residual motion that tells an entity's own pixels from the background its cells include.
     """
-    corners = [cv2.cornerMinEigenVal(rep.gray, 7, 3) for rep in representatives]
+    corners = [np.asarray(cv2.cornerMinEigenVal(rep.gray, 7, ksize=3)) for rep in representatives]
     coverage = _trackable_coverage(maps, representatives, corners)
     moving = {e: c for e, c in coverage.items() if e in maps.moving}
     chosen = moving or coverage
@@ -111,9 +111,10 @@ def choose_keypoints(
             outside.astype(np.uint8), representatives[r].gray.shape[::-1], interpolation=cv2.INTER_NEAREST
         )
         mask = (outside > 0) & representatives[r].usable & (representatives[r].residual_px < moving_px / 2)
-        if representatives[r].displaced is not None:
-            mask &= ~representatives[r].displaced
-        picks.append((r, spread_points(mask, corners[r], need, held_xy_px[r][held_part == -1]), -1))
+        gone = representatives[r].displaced
+        if gone is not None:
+            mask &= ~gone
+        picks.append((r, spread_points(mask, corners[r], need, held_xy_px[r][held_part == -1], plain=need), -1))
     return _collect(picks, representatives)
 
 
@@ -171,11 +172,13 @@ def spread_points(
     corner: Float[np.ndarray, "H W"],
     count: int,
     taken_px: Float[np.ndarray, "K 2"],
+    plain: int = MIN_PER_ENTITY,
 ) -> Float[np.ndarray, "M 2"]:
     """At most `count` pixels of the mask, far from each other and from `taken_px`, preferring texture.
 
     Candidates are the local maxima of the corner response; farthest-point sampling runs over the better half of them (or as
-    many as leave a choice), then over plain pixels if texture is short. Nothing is chosen where the image is uniform.
+    many as leave a choice). If texture is short, up to `plain` points may lie on weaker ones. Nothing is chosen where the
+    image is uniform.
     """
     if count <= 0 or not mask.any():
         return np.zeros((0, 2))
@@ -184,7 +187,7 @@ def spread_points(
     strength = corner[ys, xs]
     strong = int((strength > STRONG_CORNER).sum())
     # Plain spots only as far as the minimum of an entity needs them; of many good ones the better half leaves choice enough.
-    enough = max(min(strong, 4 * count), int(TEXTURE_QUANTILE * strong), min(count, MIN_PER_ENTITY))
+    enough = max(min(strong, 4 * count), int(TEXTURE_QUANTILE * strong), min(count, plain))
     order = np.argsort(-strength, kind="stable")[:enough]
     candidates = np.stack([xs[order], ys[order]], -1).astype(np.float64)
     seeds = taken_px[np.isfinite(taken_px).all(1)]

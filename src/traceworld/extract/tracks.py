@@ -74,7 +74,7 @@ class _Chunk:
     images: list[np.ndarray] = field(default_factory=list)
     grays: list[np.ndarray] = field(default_factory=list)
     small: list[np.ndarray] = field(default_factory=list)
-    depth: list[np.ndarray | None] = field(default_factory=list)
+    depth: list[Any] = field(default_factory=list)
     poses: list[np.ndarray] = field(default_factory=list)
     given: list[np.ndarray | None] = field(default_factory=list)
     forward: list[FlowField] = field(default_factory=list)
@@ -288,7 +288,11 @@ class _Builder:
                     self._changed(chunk, t),
                 )
             )
-        maps = self.entities.find(np.stack(features), np.stack(motion), np.stack(displaced) if self.metric else None)
+        maps = self.entities.find(
+            np.stack(features),
+            np.stack(motion),
+            np.stack([d for d in displaced if d is not None]) if self.metric else None,
+        )
         self.moved |= bool(maps.moving)
         held_xy = dict.fromkeys(range(len(frames)), carried_xy)
         budget = int(self.config.num_keypoints)

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.optimize import linear_sum_assignment
 
 MATCH_SCORE = 0.5  # a piece takes over an identity if similarity and overlap average to this
 _CLUSTERS = 10
+_SAME_CLUSTER = 1.0  # feature distance; one is a clear difference to the eye
 _MIN_CELLS = 3
 _DISPLACED_SHARE = 0.15  # of a moving piece's cells must have left their place in 3D
 _MAX_STATIC_SHARE = 0.08  # a still region larger than this share of the image is background, not an object
@@ -112,8 +114,11 @@ def cluster_cells(features: Float[np.ndarray, "R h w C"], clusters: int, seed: i
     criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 12, 1e-3)
     sample = np.ascontiguousarray(flat[::stride])
     _, _, centres = cv2.kmeans(sample, min(k, len(sample)), None, criteria, 1, cv2.KMEANS_PP_CENTERS)
+    same = np.zeros(1, np.int32)
+    if len(centres) > 1:  # k-means cuts even noise into k parts: centres that are hardly apart are one cluster
+        same = fcluster(linkage(centres, "average"), _SAME_CLUSTER, "distance").astype(np.int32) - 1
     distance = (flat**2).sum(1)[:, None] - 2 * flat @ centres.T + (centres**2).sum(1)[None]
-    return distance.argmin(1).reshape(frames, h, w).astype(np.int32)
+    return same[distance.argmin(1)].reshape(frames, h, w)
 
 
 def cut_pieces(

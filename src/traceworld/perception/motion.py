@@ -47,7 +47,7 @@ class DenseFlow:
 
     def __init__(self, scale: float = 0.5):
         self.scale = scale
-        self._dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
     def small(self, gray: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "h w"]:
         """The image at flow size: `scale`, but not below the size that DIS can work on."""
@@ -171,7 +171,12 @@ def depth_change(
     vi = np.rint(np.where(inside, v, 1)).astype(int)
     gate = np.maximum(0.015 * np.nan_to_num(expected), 0.008)
     # Any of the four neighbours agreeing is enough: silhouettes and slopes must not count as change.
-    near = np.stack([depth_b[vi + dv, ui + du] for dv, du in ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0))])
+    near = np.stack(
+        [
+            depth_b[(vi + dv).clip(0, height - 1), (ui + du).clip(0, width - 1)]
+            for dv, du in ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0))
+        ]
+    )
     with np.errstate(invalid="ignore"):
         differs = near - expected > gate
     return inside & differs.all(0) & np.isfinite(near).all(0)

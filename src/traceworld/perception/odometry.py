@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, UInt8
 from traceworld.geometry.cameras import project, unproject
 from traceworld.perception.interfaces import BackendInfo, Frame, Geometry
 from traceworld.perception.lifting import PSEUDO_DEPTH_M, depth_edges, sample_depth
+from traceworld.perception.matching import lucas_kanade
 from traceworld.perception.motion import DenseFlow, FlowField, static_share, textured
 
 log = logging.getLogger(__name__)
@@ -127,14 +128,11 @@ class RGBDOdometry:
         self._started_with = len(self._xy)
 
     def _follow(self, gray) -> None:
-        if len(self._xy) == 0:
+        if self._gray is None or len(self._xy) == 0:
             return
-        source = self._xy.astype(np.float32)[:, None]
-        there, ok, _ = cv2.calcOpticalFlowPyrLK(self._gray, gray, source, None, winSize=(21, 21), maxLevel=3)
-        back, ok_back, _ = cv2.calcOpticalFlowPyrLK(gray, self._gray, there, None, winSize=(21, 21), maxLevel=3)
-        error = np.linalg.norm(back - source, axis=-1)[:, 0]
-        good = (ok[:, 0] > 0) & (ok_back[:, 0] > 0) & (error < 1.0 * gray.shape[1] / 640)
-        self._xy, self._world = there[good, 0].astype(np.float64), self._world[good]
+        there, error = lucas_kanade(self._gray, gray, self._xy, self._xy)
+        good = error < 1.0 * gray.shape[1] / 640
+        self._xy, self._world = there[good], self._world[good]
 
     def _solve(self, width: int) -> tuple[np.ndarray | None, np.ndarray, str]:
         config = self.config

@@ -17,7 +17,6 @@ class RigidPrediction:
 
     xyz_world: Float[np.ndarray, "M 3"]
     ok: Bool[np.ndarray, " M"]
-    residual_m: Float[np.ndarray, " M"]
     source: Float[np.ndarray, "M 3"]
 
 
@@ -58,7 +57,7 @@ def predict_by_neighbours(
     count = len(source)
     k = min(neighbours, count - 1)
     if k < 3:
-        return RigidPrediction(source.copy(), np.zeros(count, bool), np.full(count, np.inf), source.copy())
+        return RigidPrediction(source.copy(), np.zeros(count, bool), source.copy())
     squared = ((source[:, None] - source[None]) ** 2).sum(-1)
     weight = affinity * trust[None, :]
     np.fill_diagonal(weight, 0.0)
@@ -78,7 +77,7 @@ def predict_by_neighbours(
     mean_residual = (robust * residual).sum(1) / np.maximum(support, 1e-12)
     predicted = np.einsum("mij,mj->mi", rotation, source) + shift
     ok = (effective >= 3.0) & (support > 0.05) & (mean_residual < 3 * noise_m) & np.isfinite(predicted).all(1)
-    return RigidPrediction(np.where(ok[:, None], predicted, source), ok, mean_residual, source.copy())
+    return RigidPrediction(np.where(ok[:, None], predicted, source), ok, source.copy())
 
 
 def update_affinity(

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from traceworld.geometry.cameras import unproject_cam
 from traceworld.perception.lifting import jump_gate, sample_depth
+from traceworld.perception.matching import lucas_kanade
 from traceworld.perception.motion import FlowField
 
 _ROUNDS = 4
@@ -58,7 +59,7 @@ def measure_cells(
     px = width / 640
     tensor, strength = _structure(gray_a)
     xy = _strongest_pixel(strength, cell_px, wanted)
-    there, error = _match(gray_a, gray_b, xy, flow_ab)
+    there, error = lucas_kanade(gray_a, gray_b, xy, xy + flow_ab.at(xy), window=13, levels=3, rounds=10)
     inside = (there >= 0).all(1) & (there[:, 0] <= width - 1) & (there[:, 1] <= height - 1)
     keep = inside & (error < 1.5 * px)
     xy, there = xy[keep], there[keep]
@@ -85,7 +86,7 @@ def measure_cells(
 
 def local_motion(
     cells: SurfaceCells, xyz_cam: Float[np.ndarray, "M 3"], reach_m: Float[np.ndarray, " M"], neighbours: int = 96
-) -> tuple[Float[np.ndarray, "M 3"], Float[np.ndarray, "M 3 3"], Bool[np.ndarray, " M"]]:
+) -> tuple[Float[np.ndarray, "M 3"], Bool[np.ndarray, " M"]]:
     """Where the surface around each point goes.
 
     Args:
@@ -93,12 +94,12 @@ def local_motion(
         reach_m: distance over which a point's surroundings count.
 
     Returns:
-        positions in the second camera's coordinates, their information matrices (1/m²), and whether there was enough to go by.
+        positions in the second camera's coordinates, and whether there was enough to go by.
     """
     count = len(xyz_cam)
     k = min(neighbours, len(cells.xyz))
     if k < 6 or count == 0:
-        return xyz_cam.copy(), np.zeros((count, 3, 3)), np.zeros(count, bool)
+        return xyz_cam.copy(), np.zeros(count, bool)
     distance2 = ((xyz_cam[:, None] - cells.xyz[None]) ** 2).sum(-1)
     pick = np.argpartition(distance2, k - 1, axis=1)[:, :k]
     near2 = np.take_along_axis(distance2, pick, 1) / (reach_m[:, None] ** 2)
@@ -117,12 +118,10 @@ def local_motion(
         twist = np.linalg.solve(normal, right[..., None])[..., 0]
         residual = np.einsum("mkij,mj->mki", basis, twist) - shift
         squared = np.einsum("mki,mkij,mkj->mk", residual, info, residual)
-        # A cell's own certainty must not make it an outlier the sooner: judge metres against the typical noise too.
         weight = base / (1 + squared / 6.0) ** 2
-    covariance = np.linalg.inv(normal)[:, :3, :3]
     support = weight.sum(1) / np.maximum(base.sum(1), 1e-12)
     ok = (support > 0.15) & (base.sum(1) > 3.0) & np.isfinite(twist).all(1)
-    return xyz_cam + twist[:, :3], np.linalg.inv(covariance), ok
+    return xyz_cam + twist[:, :3], ok
 
 
 def surface_normals(
@@ -151,26 +150,6 @@ def surface_normals(
     normal = np.cross(tangent_x, tangent_y)
     length = np.linalg.norm(normal, axis=-1, keepdims=True)
     return normal / np.where(length > 0, length, np.nan)
-
-
-def _match(gray_a, gray_b, xy, flow_ab) -> tuple[np.ndarray, np.ndarray]:
-    """Lucas–Kanade on a small window, started from the dense flow; positions and forward–backward error."""
-    if len(xy) == 0:
-        return xy, np.zeros(0)
-    options = {
-        "winSize": (13, 13),
-        "maxLevel": 2,
-        "criteria": (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.03),
-        "flags": cv2.OPTFLOW_USE_INITIAL_FLOW,
-        "minEigThreshold": 1e-6,
-    }
-    source = np.ascontiguousarray(xy, np.float32).reshape(-1, 1, 2)
-    guess = np.ascontiguousarray(xy + flow_ab.at(xy), np.float32).reshape(-1, 1, 2)
-    there, ok, _ = cv2.calcOpticalFlowPyrLK(gray_a, gray_b, source, guess, **options)
-    back, ok_back, _ = cv2.calcOpticalFlowPyrLK(gray_b, gray_a, there, source.copy(), **options)
-    error = np.linalg.norm(back - source, axis=-1)[:, 0]
-    error[(ok[:, 0] == 0) | (ok_back[:, 0] == 0)] = np.inf
-    return there[:, 0].astype(np.float64), error
 
 
 def _twist_basis(arm: np.ndarray) -> np.ndarray:

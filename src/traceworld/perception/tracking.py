@@ -19,6 +19,7 @@ from traceworld.geometry.cameras import invert_rigid, project, transform, unproj
 from traceworld.perception.interfaces import BackendInfo, Frame
 from traceworld.perception.intrinsics import assumed_K
 from traceworld.perception.lifting import PSEUDO_DEPTH_M, depth_windows, jump_gate, sample_depth
+from traceworld.perception.matching import lucas_kanade
 from traceworld.perception.motion import DenseFlow, FlowField
 from traceworld.perception.patches import sample_patches, similarity, texture
 from traceworld.perception.rigidity import RigidPrediction, predict_by_neighbours, update_affinity
@@ -252,17 +253,14 @@ class PointStepper:
         start = np.where(dense_ok[:, None], dense_xy, stay_xy)
         usable = state.seen & self._inside(xy_a) & np.isfinite(start).all(-1)
         lk_xy, lk_ok = dense_xy.copy(), np.zeros(len(xy_a), bool)
-        for rows, side in self._windows(a, xy_a, usable):
-            found, good = self._lucas_kanade(a.gray, b.gray, xy_a[rows], start[rows], limit, side)
-            lk_xy[rows], lk_ok[rows] = found, good
+        edge = self._near_edge(a, xy_a)
+        sides = [max(5, round(side * self.px) // 2 * 2 + 1) for side in (config.window, config.edge_window)]
+        for rows, side in zip((np.flatnonzero(usable & ~edge), np.flatnonzero(usable & edge)), sides, strict=True):
+            levels = config.levels if side == sides[0] else 2
+            found, error = lucas_kanade(a.gray, b.gray, xy_a[rows], start[rows], side, levels)
+            lk_xy[rows], lk_ok[rows] = found, (error < limit) & self._inside(found)
         xy = np.where(lk_ok[:, None], lk_xy, dense_xy)
         return xy, (lk_ok | dense_ok) & usable
-
-    def _windows(self, view: View, xy_px, usable):
-        """Points by the window they are matched with: small where a depth edge is within the large one."""
-        edge = usable & self._near_edge(view, xy_px)
-        groups = [(np.flatnonzero(usable & ~edge), self.config.window), (np.flatnonzero(edge), self.config.edge_window)]
-        return [(rows, max(5, round(side * self.px) // 2 * 2 + 1)) for rows, side in groups if len(rows)]
 
     def _near_edge(self, view: View, xy_px) -> np.ndarray:
         if view.depth_m is None:
@@ -275,23 +273,6 @@ class PointStepper:
             # A slope may tilt away by much over the window; an edge is a jump to something clearly elsewhere.
             off = np.abs(window - middle[:, None, None]) > 3 * jump_gate(middle)[:, None, None]
         return off.mean((1, 2)) > 0.06
-
-    def _lucas_kanade(self, gray_a, gray_b, xy_a, start, limit, side):
-        options = {
-            "winSize": (side, side),
-            "maxLevel": self.config.levels - 1 if side > self.config.edge_window else 1,
-            "criteria": (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 0.01),
-            "flags": cv2.OPTFLOW_USE_INITIAL_FLOW,
-            "minEigThreshold": 1e-5,
-        }
-        source = np.ascontiguousarray(xy_a, np.float32).reshape(-1, 1, 2)
-        guess = np.ascontiguousarray(start, np.float32).reshape(-1, 1, 2)
-        there, ok, _ = cv2.calcOpticalFlowPyrLK(gray_a, gray_b, source, guess, **options)
-        back, ok_back, _ = cv2.calcOpticalFlowPyrLK(gray_b, gray_a, there, source.copy(), **options)
-        error = np.linalg.norm(back - source, axis=-1)[:, 0]
-        xy = there[:, 0].astype(np.float64)
-        good = (ok[:, 0] > 0) & (ok_back[:, 0] > 0) & (error < limit) & self._inside(xy)
-        return xy, good
 
     def _inside(self, xy_px: np.ndarray) -> np.ndarray:
         x, y = xy_px[..., 0], xy_px[..., 1]
@@ -331,18 +312,18 @@ class PointStepper:
         h, w = self.height // cell, self.width // cell
         if len(rows) == 0 or min(h, w) < 2:
             return rigid
-        wanted = np.zeros((h, w), np.uint8)
+        near = np.zeros((h, w), np.uint8)
         xy = project(state.xyz_world[rows], self.K, a.cam_from_world)[:, :2]
         j, i = (xy[:, 0] / cell).astype(int).clip(0, w - 1), (xy[:, 1] / cell).astype(int).clip(0, h - 1)
-        wanted[i, j] = 1
-        wanted = cv2.dilate(wanted, np.ones((9, 9), np.uint8)) > 0
+        near[i, j] = 1
+        wanted = cv2.dilate(near, np.ones((9, 9), np.uint8)) > 0
         cells = measure_cells(a.gray, b.gray, a.depth_m, b.depth_m, flow_ab, self.K, cell, wanted, PSEUDO_DEPTH_M)
         reach = self.config.reach_px * self.px * in_a[:, 2] / self.K[0, 0]
-        in_b, _, ok = local_motion(cells, in_a, reach)
+        in_b, ok = local_motion(cells, in_a, reach)
         xyz, good = rigid.xyz_world.copy(), rigid.ok.copy()
         xyz[rows[ok]] = transform(invert_rigid(b.cam_from_world), in_b[ok])
         good[rows[ok]] = True
-        return RigidPrediction(xyz, good, rigid.residual_m, rigid.source)
+        return RigidPrediction(xyz, good, rigid.source)
 
     # ------------------------------------------------------------------ decisions
 
