@@ -85,7 +85,8 @@ def choose_keypoints(
     Args:
         maps: entities on the same representative frames.
         budget: points alive at a time, those already held included.
-        held_part, held_xy_px: entity of each held point, and where they are in each representative frame (NaN unseen).
+        held_part, held_xy_px: entity of each held point, and where they are (as far as known before tracking: at the chunk's
+            start), per representative frame; NaN unseen.
         moving_px: residual motion that tells an entity's own pixels from the background its cells include.
     """
     corners = [np.asarray(cv2.cornerMinEigenVal(rep.gray, 7, ksize=3)) for rep in representatives]
@@ -106,9 +107,9 @@ def choose_keypoints(
     need = min(room, max(for_background - int((held_part == -1).sum()), 0))
     if need > 0:
         r = len(representatives) // 2
-        outside = ~np.isin(maps.labels[r], list(chosen))
+        other = ~np.isin(maps.labels[r], list(chosen))
         outside = cv2.resize(
-            outside.astype(np.uint8), representatives[r].gray.shape[::-1], interpolation=cv2.INTER_NEAREST
+            other.astype(np.uint8), representatives[r].gray.shape[::-1], interpolation=cv2.INTER_NEAREST
         )
         mask = (outside > 0) & representatives[r].usable & (representatives[r].residual_px < moving_px / 2)
         gone = representatives[r].displaced

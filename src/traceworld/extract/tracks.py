@@ -41,7 +41,7 @@ MIN_DEPTH_SHARE = 0.01  # with less measured depth than this a source counts as 
 REPRESENTATIVES = 8
 MOVING_PX = 0.8  # residual flow between neighbouring frames that counts as motion, at 640 px width
 RETIRE_AFTER = 32  # frames unseen after which a point is not carried into the next chunk
-MAX_CELLS = 40_000_000  # frames × points of one clip: bounds memory for films of any length
+MAX_CELLS = 12_000_000  # frames × points of one clip: bounds memory for films of any length (about 60 bytes each at the end)
 MAX_GAP = 4
 CHANGED_LEVEL = 5  # grey levels, mean over 5×5 px: above sensor and compression noise
 
@@ -296,7 +296,7 @@ class _Builder:
         self.moved |= bool(maps.moving)
         held_xy = dict.fromkeys(range(len(frames)), carried_xy)
         budget = int(self.config.num_keypoints)
-        room = int(self.tracking.max_total * budget) - len(self.part)
+        room = min(int(self.tracking.max_total * budget), MAX_CELLS // len(self.times)) - len(self.part)
         keypoints = choose_keypoints(maps, reps, budget, self._held_parts(), held_xy, limit)
         self.textured_chunks += bool(len(keypoints))
         return (

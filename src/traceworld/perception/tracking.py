@@ -35,9 +35,10 @@ class TrackingConfig:
         window, levels: Lucas–Kanade window side and pyramid levels.
         edge_window: window side for points so near a depth edge that the large window would see another surface too.
         patch_half: half side of the patch that similarity is judged on.
-        neighbours: points in a rigid group.
+        neighbours: points in a rigid group (carries hidden points).
+        reach_px: radius over which the visible surface around a point says how it moves.
         ncc_reacquire: similarity that an occluded point's patch must reach to count as seen again.
-        ncc_keep: similarity below which a followed point is no longer believed.
+        ncc_keep: similarity below which a followed point is no longer believed (without depth; with it depth decides).
         depth_agreement: share of the depth within which the observed surface is the point's own.
         home_px: how far the evidence may add up before a still point is said to move.
         max_total: keypoints in the life of a clip, as a multiple of the budget (dead ones are replaced by new ones).
