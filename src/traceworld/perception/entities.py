@@ -100,7 +100,7 @@ def match_score(old: Piece, new: Piece) -> float:
     """Half feature similarity, half spatial overlap (of the smaller one), in [0,1]."""
     alike = float(np.exp(-((old.feature - new.feature) ** 2).sum() / 8.0))
     both = np.count_nonzero(old.mask & new.mask)
-    overlap = both / max(1, min(np.count_nonzero(old.mask), np.count_nonzero(new.mask)))
+    overlap = both / max(1, min(int(old.mask.sum()), int(new.mask.sum())))
     return 0.5 * (alike + overlap) if alike > 0.1 else 0.0
 
 
@@ -113,7 +113,9 @@ def cluster_cells(features: Float[np.ndarray, "R h w C"], clusters: int, seed: i
     cv2.setRNGSeed(seed)
     criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 12, 1e-3)
     sample = np.ascontiguousarray(flat[::stride])
-    _, _, centres = cv2.kmeans(sample, min(k, len(sample)), None, criteria, 1, cv2.KMEANS_PP_CENTERS)
+    _, _, centres = cv2.kmeans(  # type: ignore[call-overload]  # OpenCV's stubs forget None
+        sample, min(k, len(sample)), None, criteria, 1, cv2.KMEANS_PP_CENTERS
+    )
     same = np.zeros(1, np.int32)
     if len(centres) > 1:  # k-means cuts even noise into k parts: centres that are hardly apart are one cluster
         same = fcluster(linkage(centres, "average"), _SAME_CLUSTER, "distance").astype(np.int32) - 1

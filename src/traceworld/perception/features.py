@@ -37,7 +37,7 @@ class EmbeddedFeatures:
         energy = np.hypot(
             cv2.Sobel(gray, cv2.CV_32F, 1, 0, scale=1 / 8), cv2.Sobel(gray, cv2.CV_32F, 0, 1, scale=1 / 8)
         )
-        cells = cv2.resize(lab, size, interpolation=cv2.INTER_AREA) / 12.0
+        cells = np.asarray(cv2.resize(lab, size, interpolation=cv2.INTER_AREA), np.float32) / 12.0
         cells[..., 0] *= 0.6  # shading changes brightness more readily than hue
         grain = np.log1p(cv2.resize(energy, size, interpolation=cv2.INTER_AREA))
         return np.concatenate([cells, grain[..., None], self._log_depth(depth_m, size)[..., None]], -1).astype(

@@ -64,7 +64,8 @@ class DenseFlow:
         """Flow from a to b (both from `small`) of full images of `width` × `height`."""
         h, w = small_a.shape
         pad = (0, max(0, MIN_SIDE_PX - h), 0, max(0, MIN_SIDE_PX - w), cv2.BORDER_REPLICATE)
-        flow = self._dis.calc(cv2.copyMakeBorder(small_a, *pad), cv2.copyMakeBorder(small_b, *pad), None)[:h, :w]
+        padded = [cv2.copyMakeBorder(image, *pad) for image in (small_a, small_b)]
+        flow = np.asarray(self._dis.calc(*padded, None))[:h, :w]  # type: ignore[call-overload]  # OpenCV's stubs forget None
         flow = flow * np.array([width / w, height / h], np.float32)
         return FlowField(flow.astype(np.float16), width, height)
 

@@ -190,7 +190,8 @@ class EmbeddedGeometry:
         metric = all(frame.depth_m is not None for frame in frames)
         shape = frames[0].image.shape[:2]
         grays = [to_gray(frame.image) for frame in frames]
-        depth = [frame.depth_m if metric else np.full(shape, PSEUDO_DEPTH_M, np.float32) for frame in frames]
+        pseudo = np.full(shape, PSEUDO_DEPTH_M, np.float32)
+        depth = [frame.depth_m if metric and frame.depth_m is not None else pseudo for frame in frames]
         poses, status = self._poses(frames, grays, depth, K, metric)
         return Geometry(np.stack(depth), np.repeat(np.asarray(K)[None], len(frames), 0), poses, metric, tuple(status))
 
