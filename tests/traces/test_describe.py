@@ -3,14 +3,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from traceworld.traces.describe import describe_clip, describe_dataset, static_wander_px
+from traceworld.traces.describe import describe_clip, describe_dataset
 from traceworld.traces.store import open_dataset
 from traceworld.traces.types import Cameras, Clip, Event, Traces
 from traceworld.traces.writer import DatasetWriter
 
 
 def clip_of_two() -> Clip:
-    """One point that crosses the picture and one that wobbles by exactly 2 px, one metre away."""
+    """One point that crosses the picture and one that wobbles, one metre away."""
     K = np.array([[100.0, 0, 49.5], [0, 100.0, 39.5], [0, 0, 1]])
     xyz = np.zeros((5, 2, 3), np.float32)
     xyz[..., 2] = 1.0
@@ -36,17 +36,18 @@ def clip_of_two() -> Clip:
 
 def test_figures_of_a_clip():
     described = describe_clip(clip_of_two())
-    assert described["static_wander_px"] == pytest.approx(2.0, abs=1e-3)
+    assert described["visible_share"] == 1.0
+    assert described["seconds"] == pytest.approx(0.4)
     assert described["moving_share"] == 0.5
     assert described["parts"] == 1
     assert described["warnings"] == ["look here"]
     assert described["events"][0]["caption"] == "it moves"
 
 
-def test_no_static_point_has_no_wander():
-    clip = clip_of_two()
-    assert np.isnan(static_wander_px(dataclasses.replace(clip, traces=clip.traces.select(np.array([0])))))
-    assert describe_clip(dataclasses.replace(clip, traces=Traces.empty(5)))["static_wander_px"] is None
+def test_a_clip_without_points_has_figures_too():
+    described = describe_clip(dataclasses.replace(clip_of_two(), traces=Traces.empty(5)))
+    assert described["keypoints"] == 0
+    assert described["moving_share"] == 0.0
 
 
 def test_a_dataset_names_its_failures(tmp_path):

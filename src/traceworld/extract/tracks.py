@@ -385,10 +385,6 @@ class _Builder:
         status = "no_texture" if count == 0 else "ok" if self.moved else "static_clip"
         still = diameter[np.asarray(self.part, np.int32) < 0] if count else np.zeros(0)
         self.quality |= {
-            "keypoints": count,
-            "moving_share": float(moving.mean()) if count else 0.0,
-            "visible_share": float(visible.mean()) if count else 0.0,
-            "valid_share": float(valid.mean()) if count else 0.0,
             "background_wander_px": float(np.median(still)) if len(still) else None,
             "entities": len({p for p in self.part if p >= 0}),
         }

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from traceworld.geometry.cameras import project
-from traceworld.geometry.motion import trace_diameter
 from traceworld.traces.store import Dataset
 from traceworld.traces.types import Clip
 
@@ -34,9 +32,8 @@ def describe_dataset(dataset: Dataset, max_clips: int = 100) -> dict[str, Any]:
 
 
 def describe_clip(clip: Clip) -> dict[str, Any]:
-    """Figures of one clip. `static_wander_px`: median trace diameter (mu0-paper A.2) of the points that do not move."""
+    """Figures of one clip; `quality` is what extraction measured (`static_wander_px`, …)."""
     traces = clip.traces
-    wander = static_wander_px(clip)
     return {
         "clip_id": clip.clip_id,
         "task": clip.task,
@@ -48,7 +45,6 @@ def describe_clip(clip: Clip) -> dict[str, Any]:
         "keypoints": traces.num_keypoints,
         "moving_share": round(float(traces.moving.mean()), 4) if traces.num_keypoints else 0.0,
         "visible_share": round(float(traces.visible.mean()), 4) if traces.num_keypoints else 0.0,
-        "static_wander_px": None if np.isnan(wander) else round(wander, 3),
         "parts": len(np.unique(traces.part_id[traces.part_id >= 0])),
         "events": [{"start": e.start, "end": e.end, "level": e.level, "caption": e.caption} for e in clip.events],
         "status": clip.provenance.get("status"),
@@ -56,17 +52,3 @@ def describe_clip(clip: Clip) -> dict[str, Any]:
         "source": clip.provenance.get("source"),
         "quality": clip.provenance.get("quality"),
     }
-
-
-def static_wander_px(clip: Clip) -> float:
-    """Median diameter, in pixels of the first camera, of the points that the movement filter calls static; NaN if none."""
-    still = ~clip.traces.moving
-    if not still.any():
-        return float("nan")
-    camera = clip.cameras[0]
-    xyz = clip.traces.xyz_world[:, still].astype(np.float64)
-    seen = clip.traces.visible[:, still]
-    pixels = project(xyz, camera.K, camera.cam_from_world)
-    pixels[..., 2] = 0.0  # a distance in the picture only
-    seen = seen & np.isfinite(pixels).all(-1)
-    return float(np.median(trace_diameter(np.where(seen[..., None], pixels, 0.0), seen)))
