@@ -57,6 +57,10 @@ class CheckpointError(TraceworldError):
     """A checkpoint is missing, truncated, or of another model or size."""
 
 
+class NonFiniteLossError(TraceworldError):
+    """The loss or its gradient became NaN or infinite; `where` names step and windows."""
+
+
 class ConfigError(TraceworldError, ValueError):
     """An option has an unknown name or an impossible value."""
 

@@ -111,3 +111,36 @@ def test_the_motion_mask_covers_moving_points_only():
     assert mask[240, round(x[0])]
     assert not mask[240, round(x[-1])]
     assert not mask[100:150].any()
+
+
+def test_the_motion_mask_covers_what_moves_within_the_event():
+    """Part 0 moves before frame 10 only, part 2 from frame 20 on."""
+    traces = scene()
+    xyz = traces.xyz_world.copy()
+    for part, first, last in ((0, 0, 10), (2, 20, 30)):
+        way = np.clip((np.arange(T) - first) / (last - 1 - first), 0, 1)[:, None]
+        xyz[:, traces.part_id == part] = scene().xyz_world[0, traces.part_id == part]
+        xyz[:, traces.part_id == part, 1] += 0.2 * way
+    moved = Traces(xyz, traces.visible, traces.valid, traces.part_id, traces.moving, traces.query_frame)
+
+    def covered(start, end):
+        mask = motion_mask(moved, CAMERAS, start, end)
+        place = np.rint(moved.xyz_world[start, :, :2] * 500 + [319.5, 239.5]).astype(int)
+        return {int(part) for part, (x, y) in zip(moved.part_id, place, strict=True) if mask[y, x]}
+
+    assert covered(0, 10) == {0}
+    assert covered(10, 20) == set()
+    assert covered(20, 30) == {2}
+    assert covered(0, 30) == {0, 2}
+
+
+def test_the_motion_mask_is_deaf_to_the_camera_and_to_unknown_positions():
+    traces = scene()
+    poses = np.repeat(np.eye(4)[None], T, 0)
+    poses[:, 0, 3] = np.linspace(0, 0.5, T)
+    still = traces.select(traces.part_id < 0)
+    assert not motion_mask(still, Cameras(CAMERAS.K, poses, 640, 480), 0, T).any()
+    xyz, known = traces.xyz_world.copy(), traces.valid.copy()
+    xyz[1:], known[1:] = np.nan, False
+    lost = Traces(xyz, known, known.copy(), traces.part_id, traces.moving, traces.query_frame)
+    assert not motion_mask(lost, CAMERAS, 0, T).any()

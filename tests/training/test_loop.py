@@ -14,9 +14,8 @@ import torch
 import toy
 from safetensors.torch import load_file
 
-from traceworld.errors import CheckpointError, ConfigError, DatasetError
+from traceworld.errors import CheckpointError, ConfigError, DatasetError, NonFiniteLossError
 from traceworld.training import TrainConfig, train
-from traceworld.training.loop import NonFiniteLossError
 from traceworld.training.registry import register_model
 
 TESTS = Path(__file__).parent

@@ -1,8 +1,9 @@
 """How well predictors foresee traces: the same slots and keypoints for every model, ratios against "nothing moves".
 
 A slot is a frame of a clip that has a picture, with up to 64 of its moving points. The observation holds the picture, the
-instruction, the points, and where asked for depth (the map, and the points' z) and history. Without depth a predictor takes
-the points' z as 0 and the true one is added before scoring, as the released evaluation does. Which slots and points are taken
+instruction, the points, and where asked for depth (the map, and the points' z) and history. Without depth z counts from where
+a point is now, in its history too (as in training with depth dropped), and the true current z is added before scoring, as the
+released evaluation does. Which slots and points are taken
 follows from the seed and the clip ids alone, predictor noise from (seed, slot). Averages are over keypoints; intervals
 resample whole clips.
 """
@@ -30,6 +31,7 @@ from traceworld.models.baselines import BASELINES
 from traceworld.models.predictor import TracePredictor
 from traceworld.sim.tasks import HELD_OUT
 from traceworld.traces.media import frames_with_pictures
+from traceworld.traces.observing import relative_z
 from traceworld.traces.store import Dataset, open_dataset
 from traceworld.traces.types import Clip, Clock, Observation
 from traceworld.traces.windows import WindowConfig, cut_window, observation_at
@@ -198,6 +200,9 @@ class SlotChoice:
 
 def choose_slots(data: Any, choice: SlotChoice) -> list[Slot]:
     """The slots of some clip stores. Where not all are wanted, clips are taken in a seeded order."""
+    # Importing it makes RGB-D folders readable with their depth registered to the colour camera (perception.clip_media).
+    import traceworld.perception.sources  # noqa: F401
+
     stores = data if isinstance(data, Sequence) and not isinstance(data, str) else [data]
     opened = [store if isinstance(store, Dataset) else open_dataset(store) for store in stores]
     places = [(store, clip_id) for store in opened for clip_id in store.clip_ids]
@@ -311,9 +316,8 @@ def _as_asked(observation: Observation, history: bool, depth: bool) -> Observati
     past = observation.history_uvz if history else None
     if depth and observation.keypoints_z_m is not None:
         return replace(observation, history_uvz=past)
-    if past is not None:  # relative to the z that the predictor takes the points to have
-        past = past.copy()
-        past[..., 2] = np.nan
+    if past is not None and observation.keypoints_z_m is not None:
+        past = relative_z(past, observation.keypoints_z_m)
     return replace(observation, history_uvz=past, depth_m=None, keypoints_z_m=None)
 
 

@@ -1,8 +1,9 @@
 """Forecast metrics of the μ0 paper (D.1): ADE, FDE, DTW and discrete Fréchet distance, top-1 and best of S.
 
 All distances are Euclidean in (u, v, z): uv in [-1,1] and metres in one norm, as in the paper; `dims="uv"` leaves depth out
-(the paper's 2D rows). Definitions follow the released code where the paper is silent: FDE is at the last valid step, DTW is the
-accumulated cost divided by the number of valid steps (so DTW <= ADE), averages run over keypoints, not over slots.
+(the paper's 2D rows). Three definitions are those of the released code: FDE is at the last valid step, DTW is the
+accumulated cost divided by the number of valid steps (so DTW <= ADE), and averages run over keypoints, although the printed
+formula is a mean over slots of the mean over their keypoints.
 """
 
 from __future__ import annotations

@@ -7,11 +7,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from traceworld.geometry.cameras import project_cam, px_to_uv, transform
+from traceworld.geometry.cameras import project, project_cam, px_to_uv, transform
+from traceworld.geometry.motion import trace_diameter
 from traceworld.perception.interfaces import Caption, CaptionBackend, CaptionRequest, PartMotion
 from traceworld.traces.types import Cameras, Event, Traces
 
 ImageReader = Callable[[Sequence[int]], tuple[np.ndarray, ...]]
+
+_MASK_RADIUS = 0.02
+"""Of the discs of a motion mask, in image widths; what does not leave its disc does not count as moving."""
 
 
 def part_motions(
@@ -70,15 +74,20 @@ def _part_motion(
 
 
 def motion_mask(traces: Traces, cameras: Cameras, start: int, end: int) -> np.ndarray:
-    """[H,W] bool: discs of 2 % of the width where points stand in frame `start` that move before frame `end` (A.5)."""
-    from traceworld.geometry.cameras import project
+    """Where in frame `start` something is that moves in frames [start, end) (A.5).
 
-    xy = project(traces.xyz_world[start].astype(np.float64), cameras.K[start], cameras.cam_from_world[start])[..., :2]
-    keep = traces.moving & traces.valid[start] & np.isfinite(xy).all(-1)
+    Returns:
+        [H,W] bool: a disc of 2 % of the image width around every moving point whose known positions in these frames, as the
+        camera of frame `start` sees them, lie further apart than that radius (trace diameter, A.2).
+    """
+    radius_px = _MASK_RADIUS * cameras.width
+    path = project(traces.xyz_world[start:end].astype(np.float64), cameras.K[start], cameras.cam_from_world[start])
+    known = traces.valid[start:end] & np.isfinite(path).all(-1)
+    keep = traces.moving & known[0] & (trace_diameter(path, known) > radius_px)
     rows, cols = np.mgrid[: cameras.height, : cameras.width]
     mask = np.zeros((cameras.height, cameras.width), bool)
-    for x, y in xy[keep]:
-        mask |= (cols - x) ** 2 + (rows - y) ** 2 <= (0.02 * cameras.width) ** 2
+    for x, y in path[0, keep, :2]:
+        mask |= (cols - x) ** 2 + (rows - y) ** 2 <= radius_px**2
     return mask
 
 

@@ -175,15 +175,16 @@ class TrackerBackend(Protocol):
 
 @dataclass(frozen=True)
 class PartMotion:
-    """What one moving part did during an event; directions are those of the reference camera.
+    """What one moving part did during an event: medians over its points, as the camera of the clip's first frame sees them.
 
     Attributes:
         part_id: entity, −1 if the point set has no entities.
-        num_points: moving points of the part.
-        shift: (right, down, away) net displacement: metres if `metric`, else image widths (away = 0).
-        path: length of the path travelled, same unit.
-        metric: unit of `shift` and `path`.
-        start_uv, end_uv: mean position in the image at both ends, in [-1,1].
+        num_points: moving points of the part whose position is known in two frames of the event at least.
+        shift: (right, down, away) from a point's first to its last known position: metres if `metric`, else image widths
+            (away = 0).
+        path: length of the way between them, same unit.
+        metric: True if `shift` and `path` are in metres.
+        start_uv, end_uv: first and last known position in the image; [-1,1] is inside.
     """
 
     part_id: int
@@ -201,7 +202,7 @@ class CaptionRequest:
 
     Attributes:
         images: start, midpoint and end frame, RGB; empty for captioners with `needs_images = False`.
-        motion_mask: [H,W] where something moves in the start frame; None without images.
+        motion_mask: [H,W] where points of the start frame are that move during the event; None without images.
         parts: motion of every moving part, largest first.
         start_s, end_s: the event's time span in the clip.
         index, count: which event of how many.

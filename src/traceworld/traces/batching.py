@@ -140,7 +140,11 @@ def point_fields(
 
 
 def camera_fields(camera: Camera) -> Sample:
-    """`K_uv` [4] of a camera: fx, fy, u0, v0 in uv units, the same at every resolution of the picture."""
+    """`K_uv` [4] of a camera: fx, fy, u0, v0 in uv units, the same at every resolution of the picture.
+
+    Part of the batch contract, though μ0 as published does not read it: a rigidity loss in metres needs it to turn (u, v, z)
+    into space, and so will models that take the camera as input.
+    """
     return {"K_uv": K_to_uv(np.asarray(camera.K, np.float64), camera.width, camera.height).astype(np.float32)}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int
 
 from traceworld.errors import InvalidInputError
 from traceworld.geometry.cameras import resize_K
@@ -32,7 +32,8 @@ def observation_at(
         config: of the window (clock, step, lengths).
         keypoints: indices of the clip's points; None: all that can be asked about and have a future.
         with_history: give the past of the points.
-        with_depth: give the depth map (if stored) and the z of the points (if metric).
+        with_depth: give the depth map (if stored) and the z of the points. A clip whose z is only up to scale has neither.
+            Without depth the history's z counts from the point's current one, as in training with depth dropped.
 
     Returns:
         observation; true future uvz [n,H,3] (0 where not valid); valid [n,H]; the window with all points.
@@ -56,8 +57,10 @@ def observation_at(
             )
     image = read_frame(clip, frame)
     height, width = image.shape[:2]
+    with_depth = with_depth and clip.metric
     depth_m = read_depth(clip, frame) if with_depth else None
     anchor, valid = window.anchor_uvz[chosen], window.future_valid[chosen]
+    history = window.history_uvz[chosen]
     camera = clip.cameras[frame]
     observation = Observation(
         image=image,
@@ -65,10 +68,19 @@ def observation_at(
         depth_m=None if depth_m is None else resize_depth(depth_m, (width, height)),
         K=resize_K(np.asarray(camera.K, np.float64), (camera.width, camera.height), (width, height)),
         keypoints_uv=anchor[:, :2],
-        keypoints_z_m=anchor[:, 2] if with_depth and clip.metric else None,
-        history_uvz=window.history_uvz[chosen] if with_history else None,
+        keypoints_z_m=anchor[:, 2] if with_depth else None,
+        history_uvz=(history if with_depth else relative_z(history, anchor[:, 2])) if with_history else None,
         part_id=window.part_id[chosen],
         clock=config.clock,
         step=config.step_size,
     )
     return observation, np.where(valid[..., None], window.future_uvz[chosen], np.float32(0)), valid, window
+
+
+def relative_z(
+    history_uvz: Float[np.ndarray, "n h 3"], anchor_z_m: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, "n h 3"]:
+    """The past with its z counted from the current one, as an `Observation` without depth holds it."""
+    history_uvz = history_uvz.copy()
+    history_uvz[..., 2] -= anchor_z_m[:, None]
+    return history_uvz

@@ -265,6 +265,8 @@ class Observation:
         keypoints_uv: [N,2] in [-1,1]: the points whose future is asked for.
         keypoints_z_m: [N] metres along the camera axis; NaN where unknown. None without depth.
         history_uvz: [N,h,3] absolute, oldest first, not including the current point; NaN where unknown. None: no history.
+            Without depth (neither `depth_m` nor `keypoints_z_m`) the z of a point counts from where the point is now, here
+            and in the prediction (`relative_z` makes it so); NaN z beside a known (u, v) then means no motion along z.
         part_id: [N] entity of each point.
         clock: what one step of the horizon means.
         step: seconds per step (clock `time`) or image widths of path per step (clock `arc`).

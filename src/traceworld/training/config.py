@@ -1,4 +1,8 @@
-"""What a training run is: one frozen, JSON-able dataclass (mu0-paper App. B.1 and C are the defaults)."""
+"""What a training run is: one frozen, JSON-able dataclass.
+
+The defaults are those of mu0-paper App. B.1 and C, except that a run is shorter (20,000 steps, not 200,000), gradient
+checkpointing is off and the forward pass is fp32; windows on the arc-length clock are drawn only where they are asked for.
+"""
 
 from __future__ import annotations
 

@@ -60,7 +60,8 @@ class DrawOrder:
                 raise DatasetError(
                     "holds no window to train on",
                     where=f"source {source}",
-                    mend="clips need moving points with at least 10 valid future steps and a picture at the anchor",
+                    mend="clips need a frame with a picture, a point that is visible in it and where that point is next; "
+                    "lower min_motion if it is set",
                 )
         share = np.asarray(weights, float) / np.sum(weights) * _BLOCK
         counts = np.floor(share).astype(int)

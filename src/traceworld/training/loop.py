@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from traceworld.errors import ConfigError, TraceworldError
+from traceworld.errors import ConfigError, NonFiniteLossError
 from traceworld.training import checkpoints
 from traceworld.training.checkpoints import TrainerState
 from traceworld.training.config import TrainConfig, refuse_other_run
@@ -37,10 +37,6 @@ from traceworld.training.sources import TrainingData, open_training_data
 log = logging.getLogger(__name__)
 
 _NOISE, _VALIDATION = 21, 22  # keep the random streams of one seed apart
-
-
-class NonFiniteLossError(TraceworldError):
-    """The loss or its gradient became NaN or infinite; `where` names step and windows."""
 
 
 @dataclass(frozen=True)

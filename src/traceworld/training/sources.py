@@ -44,6 +44,9 @@ def open_training_data(
         DatasetError: a store is missing or damaged, or no window can be cut.
         ConfigError: validation clips take all there is.
     """
+    # Importing it makes RGB-D folders readable with their depth registered to the colour camera (perception.clip_media).
+    import traceworld.perception.sources  # noqa: F401
+
     datasets = [open_dataset(path) for path in config.data]
     clip_ids = [name for dataset in datasets for name in dataset.clip_ids]
     sides = {side(name, config.val_fraction) for name in clip_ids}

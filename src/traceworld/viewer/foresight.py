@@ -98,13 +98,15 @@ def ask(
     history, history_known = seen_from_here(past_s)
     has_history = with_history and bool(history_known.any())
     anchor = cam.world_to_uvz(xyz[frame], camera.K, camera.cam_from_world, camera.width, camera.height)
+    if not clip.metric:  # z is only up to scale: the question is asked without depth
+        depth_m, history = None, relative_z(history, anchor[:, 2])
     observation = Observation(
         image=image,
         instruction=instruction,
         depth_m=depth_m,
         K=cam.resize_K(camera.K, (camera.width, camera.height), (image.shape[1], image.shape[0])),
         keypoints_uv=anchor[:, :2],
-        keypoints_z_m=anchor[:, 2],
+        keypoints_z_m=anchor[:, 2] if clip.metric else None,
         history_uvz=np.where(history_known[..., None], history, np.nan) if has_history else None,
         part_id=traces.part_id[points],
         clock="time",
@@ -132,6 +134,9 @@ def answer(question: Question, predictor: TracePredictor, clip: Clip, *, samples
     the mean 3D distance in centimetres (topS: of the sample that is best for the point over those T steps).
     """
     prediction = predictor.predict(question.observation, num_samples=samples, seed=seed)
+    if question.observation.keypoints_z_m is None:  # its z counts from where the points are now
+        start = question.anchor_uvz[:, None] * [0, 0, 1]
+        prediction = replace(prediction, uvz=(prediction.uvz + start).astype(np.float32))
     keep = question.scored
     steps = prediction.uvz.shape[2]
     if not keep.any() or steps < 1:

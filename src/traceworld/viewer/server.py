@@ -54,6 +54,9 @@ def view(
 
 
 def _clips(source: Path | str | Clip | Sequence[Clip]) -> tuple[list[str], Callable[[str], Clip]]:
+    # Importing it makes RGB-D folders readable with their depth registered to the colour camera (perception.clip_media).
+    import traceworld.perception.sources  # noqa: F401
+
     if isinstance(source, str | Path):
         dataset = open_dataset(source)
         return list(dataset.clip_ids), dataset.clip

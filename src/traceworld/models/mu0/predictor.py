@@ -47,7 +47,8 @@ class Mu0Predictor:
         """S futures of the observation's keypoints.
 
         A trace is frozen where the validity head first gives a step less than `config.stop_threshold`. Where z is unknown
-        (neither given, nor in the depth map, nor in the history), the returned z counts from 0.
+        (neither given, nor in the depth map, nor in the history), the returned z counts from 0. Without depth (no map and
+        no z at all) the history's z counts from the point's current one too (see `Observation`), as in training.
 
         Raises:
             InvalidInputError: no keypoints, or no sample asked for.
@@ -152,17 +153,22 @@ class Mu0Predictor:
     ) -> tuple[Float32[np.ndarray, "N h 3"], Bool[np.ndarray, "N h"], Float[np.ndarray, " N"]]:
         """The last h steps relative to the anchor, which of them are known, and z with its last known value filled in.
 
-        A keypoint whose current z is unknown, but whose past has one, is taken to be where it was last.
+        With depth, a keypoint whose current z is unknown, but whose past has one, is taken to be where it was last.
+        Without depth the history is relative in z already; where it knows only (u, v) its z is taken as unchanged.
         """
         wanted = self.config.history
         history = np.full((len(uv), wanted, 3), np.nan)
         if observation.history_uvz is not None:
             given = observation.history_uvz[:, -wanted:]
             history[:, wanted - given.shape[1] :] = given
+        without_depth = observation.depth_m is None and observation.keypoints_z_m is None
+        if without_depth:
+            history[..., 2] = np.nan_to_num(history[..., 2], nan=0.0)
         valid = np.isfinite(history).all(axis=-1)
         last = wanted - 1 - valid[:, ::-1].argmax(axis=1)
         past_z = history[np.arange(len(uv)), last, 2]
-        z = np.where(~known & valid.any(axis=1), past_z, z)
+        if not without_depth:
+            z = np.where(~known & valid.any(axis=1), past_z, z)
         anchor = np.concatenate([uv, z[:, None]], axis=1)
         relative = np.where(valid[..., None], history - anchor[:, None], 0)
         return relative.astype(np.float32), valid, z
