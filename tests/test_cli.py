@@ -84,3 +84,6 @@ def test_doctor_reports_every_backend(capsys):
     assert {"python", "torch", "device", "rendering", "mu0-nano", "transformers"} <= names
     for finding in report["findings"]:
         assert finding["ok"] or finding["mend"], finding
+    backends = {finding["group"]: finding["detail"] for finding in report["findings"] if "backend" in finding["group"]}
+    assert backends["backend captions"] == ""
+    assert backends["backend tracker"] == "built into extraction"

@@ -96,8 +96,17 @@ def _extras() -> list[Finding]:
 def _backends() -> list[Finding]:
     from traceworld.perception import registry
 
+    def detail(entry: registry.Availability) -> str:
+        if entry.reason or entry.kind in registry.CHOSEN_BY_NAME:
+            return entry.reason
+        return (
+            "built into extraction"
+            if entry.name == "embedded"
+            else "from Python only: extraction uses the embedded one"
+        )
+
     return [
-        Finding(f"backend {entry.kind}", entry.name, entry.ok, entry.reason, entry.licence, entry.mend)
+        Finding(f"backend {entry.kind}", entry.name, entry.ok, detail(entry), entry.licence, entry.mend)
         for entry in registry.available()
     ]
 

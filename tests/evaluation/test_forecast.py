@@ -131,6 +131,21 @@ def test_without_depth_z_is_relative_to_the_anchor(store, slots):
         )
 
 
+def test_without_depth_the_history_is_shown_with_its_motion_along_z(store, slots):
+    oracle = Oracle(slots)
+    evaluate_forecast([oracle], store, depth=False, history=(True,))
+    assert any(np.isfinite(slot.observation.history_uvz).any() for slot in slots)
+    for slot, (observation, _, _) in zip(slots, oracle.seen, strict=True):
+        assert observation.keypoints_z_m is None
+        past = slot.observation.history_uvz
+        known = np.isfinite(past).all(-1)
+        expected = past - slot.anchor_z_m[:, None, None] * np.array([0, 0, 1])
+        np.testing.assert_allclose(observation.history_uvz[known], expected[known], atol=1e-6)
+    shown = evaluate_forecast([], store, history=(True,))["models"]["constant-velocity"]["history"]["metrics"]
+    hidden = evaluate_forecast([], store, history=(True,), depth=False)["models"]["constant-velocity"]["history"]
+    assert hidden["metrics"]["top1_ade@32"] == pytest.approx(shown["top1_ade@32"], rel=1e-4)
+
+
 def test_same_seed_same_report_other_seed_other_slots(store):
     def figures(**options):
         report = evaluate_forecast([], store, **options)

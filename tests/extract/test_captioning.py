@@ -116,10 +116,9 @@ def test_the_motion_mask_covers_moving_points_only():
 def test_the_motion_mask_covers_what_moves_within_the_event():
     """Part 0 moves before frame 10 only, part 2 from frame 20 on."""
     traces = scene()
-    xyz = traces.xyz_world.copy()
+    xyz = np.repeat(traces.xyz_world[:1] * np.float32([2, 1, 1]), T, 0)  # further apart than the discs are wide
     for part, first, last in ((0, 0, 10), (2, 20, 30)):
         way = np.clip((np.arange(T) - first) / (last - 1 - first), 0, 1)[:, None]
-        xyz[:, traces.part_id == part] = scene().xyz_world[0, traces.part_id == part]
         xyz[:, traces.part_id == part, 1] += 0.2 * way
     moved = Traces(xyz, traces.visible, traces.valid, traces.part_id, traces.moving, traces.query_frame)
 

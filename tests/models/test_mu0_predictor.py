@@ -1,6 +1,8 @@
 """From an observation to absolute traces."""
 
 import dataclasses
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,12 @@ from traceworld.errors import ConfigError, InvalidInputError
 from traceworld.geometry.bspline import basis
 from traceworld.models.mu0.predictor import Mu0Predictor, freeze_past_end
 from traceworld.models.predictor import TracePredictor
+from traceworld.traces.store import open_dataset
 from traceworld.traces.types import Observation
+from traceworld.traces.windows import WindowConfig, WindowSet, observation_at
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "traces"))
+from trace_clips import swaying_poses, write_dataset
 
 
 @pytest.fixture
@@ -126,6 +133,47 @@ def test_where_z_comes_from(predictor, observation):
     np.testing.assert_allclose(batch["anchor_uvz"][0, :, 2], [1.5, 0.7, 0, 0], atol=1e-6)
     assert batch["history_valid"][0].tolist() == [[False] * 4, [False] * 4, [False, False, False, True], [False] * 4]
     np.testing.assert_allclose(batch["history"][0, 2, 3], [0.1, 0.1, 0.0], atol=1e-6)
+
+
+@pytest.mark.parametrize(("depth", "metric"), [(True, True), (False, True), (False, False)])
+def test_prediction_sees_what_training_showed(predictor, tmp_path, depth, metric):
+    """The same frame as a training sample and as an observation: with depth, with depth dropped, of a clip without scale."""
+    config = WindowConfig(history=4, horizon=8, step=0.05, history_drop_all=0.0, history_drop_each=0.0)
+    config = dataclasses.replace(config, depth_drop=0.0 if depth else 1.0, min_keypoints=256)
+    options = {"metric": metric, "unknown": 0.1, "poses": swaying_poses(60)}
+    folder = write_dataset(tmp_path / "d", clips=1, pictures=(30,), **options)
+    size = predictor.config.image_size
+    sample = WindowSet(folder, config, s_delta=(1, 1, 1), image_size=size).sample(0)
+    clip = open_dataset(folder)[0]
+    window = observation_at(clip, 30, config)[3]
+    points = [int(np.flatnonzero((window.anchor_uvz[:, :2] == uvz[:2]).all(-1))[0]) for uvz in sample["anchor_uvz"]]
+    observation = observation_at(clip, 30, config, points, with_depth=depth or not metric)[0]
+    anchor, batch = predictor._batch(observation)
+    assert 0 < sample["history_valid"].sum() < sample["history_valid"].size
+    assert sample["history"][..., 2].any()
+    for name in (
+        "history",
+        "history_valid",
+        "anchor_uvz",
+        "anchor_z_known",
+        "depth_present",
+        "depth_m",
+        "K_uv",
+        "image",
+    ):
+        np.testing.assert_allclose(batch[name][0].numpy(), sample[name], atol=1e-6, err_msg=name)
+    assert batch["anchor_z_known"].all() == depth
+    np.testing.assert_array_equal(anchor[:, 2], sample["anchor_uvz"][:, 2])
+
+
+def test_a_history_of_image_points_alone_is_a_history(predictor, observation):
+    past = observation.history_uvz.copy()
+    past[..., 2] = np.nan
+    past[2, 0, 0] = np.nan
+    _, batch = predictor._batch(dataclasses.replace(observation, depth_m=None, history_uvz=past))
+    assert batch["history_valid"][0].sum() == 7 * 4 - 1
+    assert not batch["history"][0, ..., 2].any()
+    np.testing.assert_allclose(batch["history"][0, 3, :, :2], past[3, :, :2] - observation.keypoints_uv[3], atol=1e-6)
 
 
 def test_longer_history_keeps_the_latest_steps(predictor, observation):

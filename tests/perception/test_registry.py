@@ -1,11 +1,13 @@
 """Backends by name, third parties included."""
 
+import dataclasses
 import sys
 import types
 
 import pytest
 
 from traceworld.errors import ConfigError, TraceworldError
+from traceworld.extract.config import ExtractConfig
 from traceworld.perception import interfaces, registry
 from traceworld.perception.registry import BackendSpec
 
@@ -29,6 +31,12 @@ def test_every_embedded_backend_can_be_made_and_keeps_its_interface(spec):
     assert isinstance(backend, protocol)
     assert (backend.info.kind, backend.info.name) == (spec.kind, spec.name)
     assert backend.info.licence == spec.licence
+
+
+def test_every_kind_has_an_embedded_backend_and_only_captions_are_chosen_by_name():
+    assert {spec.kind for spec in registry.EMBEDDED} == set(registry.KINDS)
+    fields = {field.name for field in dataclasses.fields(ExtractConfig)}
+    assert set(registry.CHOSEN_BY_NAME) == fields & set(registry.KINDS)
 
 
 def test_available_lists_all_with_licence():

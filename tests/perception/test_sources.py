@@ -1,5 +1,8 @@
 """What a path is taken for, the frame contract, and pictures of stored RGB-D clips."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from made_media import boards_clip, moving_square, render_boxes, write_rgbd, write_video
@@ -104,3 +107,23 @@ def test_a_clip_of_unknown_make_is_settled_anew(tmp_path):
     source = open_source(write_rgbd(tmp_path / "c", IMAGES, DEPTHS))
     clip = stored_clip(source, {})
     assert np.nanmax(np.abs(read_depth(clip, 2) - DEPTHS[2])) < 0.001
+
+
+@pytest.mark.parametrize(
+    "opening",
+    [
+        "from traceworld.evaluation.forecast import SlotChoice, choose_slots as go\narguments = path, SlotChoice(None)",
+        "from traceworld.training.sources import open_training_data as go\n"
+        "from traceworld.training.config import TrainConfig\narguments = TrainConfig((path,), path), (8, 8)",
+        "from traceworld.viewer.server import view as go\narguments = (path,)",
+    ],
+    ids=["evaluation", "training", "viewer"],
+)
+def test_rooms_that_open_stores_read_registered_depth(tmp_path, opening):
+    """In a fresh process that imports nothing else: whoever opens a store sees depth as extraction saw it."""
+    code = f"path = {str(tmp_path / 'none')!r}\n{opening}\n" + (
+        "from traceworld.errors import DatasetError\nfrom traceworld.traces import media\n"
+        "try:\n    go(*arguments)\nexcept DatasetError:\n    print(type(media._READERS['rgbd']).__name__)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert out.stdout.strip() == "RegisteredRgbdReader", out.stderr

@@ -262,6 +262,18 @@ def test_observations_for_forecasting(tmp_path, poses):
     np.testing.assert_array_equal(some[0].part_id, clip.traces.part_id[chosen[[3, 1]]])
 
 
+@pytest.mark.parametrize("metric", [True, False])
+def test_without_depth_z_counts_from_the_point(tmp_path, metric):
+    clip = replace(open_dataset(write_dataset(tmp_path / "d", clips=1, unknown=0.1))[0], metric=metric)
+    observation, _, _, window = observation_at(clip, 20, WindowConfig(), with_depth=metric is False)
+    chosen = np.flatnonzero(window.usable())
+    assert observation.depth_m is None
+    assert observation.keypoints_z_m is None
+    past = window.history_uvz[chosen]
+    np.testing.assert_array_equal(observation.history_uvz[..., :2], past[..., :2])
+    np.testing.assert_array_equal(observation.history_uvz[..., 2], past[..., 2] - window.anchor_uvz[chosen, None, 2])
+
+
 def test_observations_that_cannot_be_made(tmp_path):
     clip = open_dataset(write_dataset(tmp_path / "d", clips=1, pictures=(20, 59)))[0]
     hidden = np.flatnonzero(~clip.traces.visible[20])

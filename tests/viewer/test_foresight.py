@@ -7,6 +7,7 @@ import pytest
 import viewer_scenes as made
 
 from traceworld.errors import ExtractionError
+from traceworld.models.baselines import NothingMoves
 from traceworld.traces.types import TracePrediction, Traces
 from traceworld.viewer import foresight
 
@@ -99,6 +100,22 @@ def test_a_clip_without_scale_has_no_centimetres():
     given = foresight.answer(asked, Oracle(asked, [(0.1, 0, 0)]), free, samples=1, seed=0)
     assert not [key for key in given.scores if "cm" in key]
     assert given.curve_cm == {}
+
+
+def test_a_clip_without_scale_is_asked_about_without_depth():
+    clip = made.clip_of()
+    asked = foresight.ask(
+        dataclasses.replace(clip, metric=False), 20, made.picture(), np.ones((120, 160), np.float32), "slide",
+        with_history=True,
+    )  # fmt: skip
+    assert asked.observation.depth_m is None
+    assert asked.observation.keypoints_z_m is None
+    full = foresight.ask(clip, 20, made.picture(), None, "slide", with_history=True)
+    past = full.observation.history_uvz - full.anchor_uvz[:, None] * [0, 0, 1]
+    np.testing.assert_allclose(asked.observation.history_uvz, past, atol=1e-6)
+    for which in (asked, full):
+        given = foresight.answer(which, NothingMoves(), clip, samples=1, seed=0)
+        np.testing.assert_allclose(given.prediction.uvz[0, :, 0], which.anchor_uvz, atol=1e-5)
 
 
 def test_moving_points_are_kept_when_there_are_too_many():

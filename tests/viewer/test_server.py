@@ -66,6 +66,9 @@ def test_a_store_is_served_on_the_port_asked_for_and_left_free(store):
         assert viewer.choice.options == ("sliding-box", "short")
         assert {"cloud", "/moving", "/rest", "/camera"} <= set(viewer._nodes)
     with socket.socket() as probe:
+        probe.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # the page's closed connection may linger; a listener may not
         probe.bind(("127.0.0.1", port))
 
 

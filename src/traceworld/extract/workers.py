@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import time
@@ -11,6 +12,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
+
+_START_S = 120.0
+"""A process that is not ready after so long hangs."""
+_EXIT_S = 5.0
+"""What a process that has closed its pipe is given to end by itself."""
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -27,10 +33,11 @@ class Loss(Generic[Job]):
 
 
 def _serve(connection: Connection, work: Callable[[Any], Any], threads: int) -> None:
-    """Answer jobs until the parent closes the pipe or is gone."""
+    """Say that it is ready, then answer jobs until the parent closes the pipe or is gone."""
     import cv2
 
     cv2.setNumThreads(threads)
+    connection.send(None)
     while True:
         try:
             job = connection.recv()
@@ -50,19 +57,35 @@ class _Worker(Generic[Job]):
         self.process.start()
         theirs.close()
         self.task: _Task[Job] | None = None
+        self.ready = False
         self.since = 0.0
 
     def give(self, task: _Task[Job]) -> None:
         self.task, self.since = task, time.monotonic()
-        with contextlib.suppress(OSError):  # it died while idle: reading its answer will say so
+        with contextlib.suppress(OSError):  # it died just now: reading its answer will say so
             self.connection.send(task.job)
 
-    def end(self, kill: bool) -> int | None:
-        """Stop the process and say how it ended."""
+    def receive(self) -> tuple[bool, Any]:
+        """Whether the job is answered, and its answer. EOFError or OSError if the process is gone."""
+        answer = self.connection.recv()
+        if self.ready:
+            return True, answer
+        self.ready, self.since = True, time.monotonic()  # starting an interpreter is not the job's time
+        return False, None
+
+    def deadline(self, timeout_s: float | None) -> float:
+        """When to give up on it."""
+        if not self.ready:
+            return self.since + max(_START_S, timeout_s or 0.0)
+        return math.inf if timeout_s is None else self.since + timeout_s
+
+    def end(self, patience_s: float) -> int | None:
+        """Stop the process, by force if it has not ended by itself in time, and say how it ended."""
         self.connection.close()
-        if kill:
+        self.process.join(patience_s)
+        if self.process.is_alive():
             self.process.kill()
-        self.process.join()
+            self.process.join()
         return self.process.exitcode
 
 
@@ -81,7 +104,7 @@ def run_in_processes(
         jobs: picklable.
         work: an importable function of one job; what it returns must be picklable.
         workers: processes at a time.
-        timeout_s: a job that takes longer is killed (None: never).
+        timeout_s: a job that takes longer is killed (None: never). Starting the process does not count.
 
     Yields:
         `work(job)`, or a `Loss` where the process ran out of time or died twice over the job. (The first death may be a
@@ -98,7 +121,7 @@ def run_in_processes(
                 task = again.pop() if again else next(waiting, None)
                 if task is None:
                     break
-                worker = idle.pop() if idle else _Worker(work, threads)
+                worker = _living(idle) or _Worker(work, threads)
                 busy.append(worker)
                 worker.give(task)
             if not busy:
@@ -106,35 +129,55 @@ def run_in_processes(
             yield from _collect(busy, idle, again, timeout_s)
     finally:
         for worker in busy:
-            worker.end(kill=True)
+            worker.end(0.0)
         for worker in idle:
-            worker.end(kill=False)
+            worker.end(_EXIT_S)
+
+
+def _living(idle: list[_Worker[Job]]) -> _Worker[Job] | None:
+    """An idle worker whose process is alive; one that died meanwhile must not be counted against the next job."""
+    while idle:
+        worker = idle.pop()
+        if worker.process.is_alive():
+            return worker
+        worker.end(0.0)
+    return None
 
 
 def _collect(
     busy: list[_Worker[Job]], idle: list[_Worker[Job]], again: list[_Task[Job]], timeout_s: float | None
 ) -> Iterator[Any]:
     """Wait until at least one worker answers, dies or runs out of time, and sort the workers anew."""
-    now = time.monotonic()
-    patience = None if timeout_s is None else max(0.0, min(worker.since + timeout_s - now for worker in busy))
-    ready = set(wait([worker.connection for worker in busy], patience))
+    first = min(worker.deadline(timeout_s) for worker in busy)
+    wait([worker.connection for worker in busy], None if math.isinf(first) else max(0.0, first - time.monotonic()))
     for worker in list(busy):
         task, seconds = worker.task, time.monotonic() - worker.since
         assert task is not None  # whoever is busy has one
-        if worker.connection in ready:
-            busy.remove(worker)
+        if worker.connection.poll():  # asked here, not before: an answer that has come in is never thrown away
             try:
-                answer = worker.connection.recv()
+                answered, answer = worker.receive()
             except (EOFError, OSError):
-                exit_code = worker.end(kill=True)
-                task.deaths += 1
-                if task.deaths > 1:
-                    yield Loss(task.job, "died", exit_code, seconds)
-                else:
-                    again.append(task)
+                busy.remove(worker)
+                # The pipe closes before the process has ended: killed in between, its own exit code would be lost.
+                yield from _dead(worker.end(_EXIT_S), task, seconds, again)
                 continue
-            idle.append(worker)
-            yield answer
-        elif timeout_s is not None and seconds >= timeout_s:
+            if answered:
+                busy.remove(worker)
+                idle.append(worker)
+                yield answer
+        elif time.monotonic() >= worker.deadline(timeout_s):
             busy.remove(worker)
-            yield Loss(task.job, "timeout", worker.end(kill=True), seconds)
+            exit_code = worker.end(0.0)
+            if worker.ready:
+                yield Loss(task.job, "timeout", exit_code, seconds)
+            else:  # the job was never begun
+                yield from _dead(exit_code, task, seconds, again)
+
+
+def _dead(exit_code: int | None, task: _Task[Job], seconds: float, again: list[_Task[Job]]) -> Iterator[Loss[Job]]:
+    """The job's second chance, or its loss."""
+    task.deaths += 1
+    if task.deaths > 1:
+        yield Loss(task.job, "died", exit_code, seconds)
+    else:
+        again.append(task)

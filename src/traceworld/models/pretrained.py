@@ -3,10 +3,25 @@ which licence it has and which command fetches it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from torch import nn
 
 from traceworld.errors import CheckpointError, MissingWeightsError
 from traceworld.extras import require
+
+_UNSEEN_IN_SHAPES = (
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "rms_norm_eps",
+    "layer_norm_eps",
+    "rope_parameters",
+    "scale_factor",
+)
+"""What changes the numbers that a model gives and no tensor's shape."""
 
 _LICENCE = {"HuggingFaceTB": "Apache-2.0", "facebook/dinov2": "Apache-2.0"}
 
@@ -29,7 +44,8 @@ def load_pretrained(module: nn.Module, class_name: str, hub_id: str, revision: s
 
     Raises:
         MissingWeightsError: they are not cached.
-        CheckpointError: a tensor is missing or has another shape than `module` wants; named.
+        CheckpointError: a tensor is missing or has another shape than `module` wants, or the published config has another
+            rotary base, norm epsilon, head count or activation; named with both values.
     """
     transformers = require("transformers")
     try:
@@ -38,6 +54,12 @@ def load_pretrained(module: nn.Module, class_name: str, hub_id: str, revision: s
         )
     except OSError as error:
         raise missing_weights(hub_id, revision) from error
+    for name, own, theirs in differences(module.config, published.config):
+        raise CheckpointError(
+            f"{name} is {own} here, {theirs} in the published config",
+            where=hub_id,
+            mend="set the model's config to the published value, or use the hub id and revision that it describes",
+        )
     weights = published.state_dict()
     for name, target in module.state_dict().items():
         if name not in weights or weights[name].shape != target.shape:
@@ -48,3 +70,22 @@ def load_pretrained(module: nn.Module, class_name: str, hub_id: str, revision: s
                 mend="use the hub id and revision that the config describes",
             )
     module.load_state_dict({name: weights[name] for name in module.state_dict()})
+
+
+def differences(own: Any, published: Any, within: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Settings in which two transformers configs (and their vision and text parts) differ without another tensor shape.
+
+    Yields:
+        Dotted name, own value, published value. What only one of them knows does not count.
+    """
+    for name in _UNSEEN_IN_SHAPES:
+        ours, theirs = getattr(own, name, None), getattr(published, name, None)
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            for key in sorted(ours.keys() | theirs.keys()):
+                if ours.get(key) != theirs.get(key):
+                    yield f"{within}{name}.{key}", ours.get(key), theirs.get(key)
+        elif ours is not None and theirs is not None and ours != theirs:
+            yield f"{within}{name}", ours, theirs
+    for part in ("vision_config", "text_config"):
+        if hasattr(own, part) and hasattr(published, part):
+            yield from differences(getattr(own, part), getattr(published, part), f"{within}{part}.")

@@ -2,6 +2,9 @@
 
 A backend is looked up without importing it; it is imported when made. `check` says whether it can be made here, and if
 not, why and which command mends that; `available` says so of all.
+
+Extraction chooses only captions by name (`CHOSEN_BY_NAME`). Its features, tracking and odometry are the embedded ones,
+called directly; the other kinds stand here for use from Python and for backends to come.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from traceworld.errors import ConfigError, TraceworldError
 log = logging.getLogger(__name__)
 
 KINDS = ("features", "tracker", "geometry", "captions")
+CHOSEN_BY_NAME = ("captions",)
+"""Kinds of which `ExtractConfig` names the backend."""
 ENTRY_POINT_GROUP = "traceworld.backends"
 
 
@@ -70,6 +75,13 @@ EMBEDDED = (
         "traceworld.perception.features:EmbeddedFeatures",
         "Apache-2.0",
         "colour, gradient and depth statistics per cell; no weights",
+    ),
+    BackendSpec(
+        "tracker",
+        "embedded",
+        "traceworld.perception.tracking:EmbeddedTracker",
+        "Apache-2.0",
+        "Lucas-Kanade and dense flow with checks in 3D; no weights",
     ),
     BackendSpec(
         "geometry",

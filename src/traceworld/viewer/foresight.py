@@ -8,7 +8,7 @@ horizon's steps (interpolated where frame times differ).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from traceworld.evaluation.metrics import forecast_metrics
 from traceworld.geometry import cameras as cam
 from traceworld.geometry.retime import sample_at
 from traceworld.models.predictor import TracePredictor
+from traceworld.traces.observing import relative_z
 from traceworld.traces.types import Clip, Observation, TracePrediction
 from traceworld.viewer.scene import Forecast, forecast_from_prediction
 

@@ -93,7 +93,8 @@ class SmolVLMPrefix(nn.Module):
 
         Raises:
             MissingWeightsError: they are not on this machine.
-            CheckpointError: they are not of the shapes that the config says.
+            CheckpointError: they are not of the shapes that the config says, or were trained with another rotary base, norm
+                epsilon, number of heads or activation.
         """
         if self.config.hub_id is None:
             raise missing_weights("the config names no hub_id", None)

@@ -35,6 +35,9 @@ _SMOLVLM_500M = replace(
     text_kv_heads=5,
     text_mlp=2560,
 )
+# Rotary bases: the text_config of the published configs says 100,000 for the two smaller models and 130,000 for SmolVLM2-2.2B
+# (the base of SmolLM2-1.7B, 8,192 positions). 273,768, which ports of "SmolVLM 2.2B" state, is that of the first SmolVLM,
+# which was stretched to 16,384. Loading published weights compares these numbers with the config that comes with them.
 _SMOLVLM_2B = SmolVLMPrefixConfig(
     hub_id="HuggingFaceTB/SmolVLM2-2.2B-Instruct",
     vision_width=1152,
