@@ -189,7 +189,14 @@ print(train(test_loop.config(sys.argv[2], workers=1), toy.toy_data()).status)
 def launch(out: Path) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     command = [sys.executable, "-c", SCRIPT, str(TESTS), str(out)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def wait_for_step(out: Path, step: int, process: subprocess.Popen) -> None:
@@ -214,10 +221,11 @@ def test_sigkill_and_restart_give_the_bytes_of_a_run_that_never_stopped(straight
     assert not list(tmp_path.rglob(".*tmp"))
 
 
-def test_sigterm_ends_cleanly_after_the_step(straight, tmp_path):
+@pytest.mark.parametrize("target", [os.kill, os.killpg], ids=["process", "group"])
+def test_sigterm_ends_cleanly_after_the_step(straight, tmp_path, target):
     process = launch(tmp_path)
     wait_for_step(tmp_path, 2, process)
-    process.send_signal(signal.SIGTERM)
+    target(process.pid, signal.SIGTERM)  # its session leader: process and group have one number
     said, _ = process.communicate(timeout=30)
     assert (process.returncode, said.strip()) == (0, "interrupted")
     assert (tmp_path / "checkpoints").exists()

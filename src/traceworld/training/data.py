@@ -7,6 +7,7 @@ continued at step s reads exactly what it would have read.
 from __future__ import annotations
 
 import functools
+import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -157,7 +158,9 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def _quiet_reader(worker: int) -> None:
-    # Ctrl-C reaches the whole process group: the trainer finishes its step and ends its readers itself.
+    # Ctrl-C, and the signal of a cluster that takes a machine back, reach the whole process group. Readers leave it: the
+    # trainer finishes its step and ends them itself; should it be killed, torch's watchdog ends them.
+    os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cv2.setNumThreads(0)
