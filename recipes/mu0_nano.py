@@ -56,7 +56,7 @@ class Recipe:
     test_episodes: int = 5
     tasks: tuple[str, ...] = TRAINED
     held_out: tuple[str, ...] = HELD_OUT
-    minutes: float = 45.0
+    minutes: float = 50.0
     steps: int | None = None
     batch: int = 16
     lr: float = 1e-3

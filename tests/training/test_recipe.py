@@ -82,4 +82,4 @@ def test_the_card_says_only_what_was_measured(recipe, tmp_path):
     assert "| time | mu0-nano | no | 0.1111 | 0.333 | 0.301–0.366 | 0.2222 | 0.444 | 0.456 | 0.456 |" in text
     assert "train 61" in text
     assert "77 steps" in text
-    assert "45 tasks × 100 episodes" in text
+    assert f"45 tasks × {recipe.Recipe.episodes} episodes" in text
