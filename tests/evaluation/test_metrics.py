@@ -78,7 +78,7 @@ def test_orders_that_must_hold(seed):
     for top in ("top1", "topS"):
         ade, fde, dtw, fd = (each[f"{top}_{name}@8"][known] for name in metrics.METRICS)
         assert (dtw <= ade + 1e-12).all()
-        assert (dtw <= fd + 1e-12).all()
+        assert (dtw <= 2 * fd + 1e-12).all()  # a warping path has fewer than 2 T steps, and DTW divides by T
         assert (fde <= fd + 1e-12).all()  # both paths end on their last steps
     for name in metrics.METRICS:
         assert (each[f"topS_{name}@8"][known] <= each[f"top1_{name}@8"][known]).all()
