@@ -14,7 +14,6 @@ EXTRA_OF = {
     "metaworld": "sim",
     "viser": "viewer",
     "plotly": "viewer",
-    "matplotlib": "viewer",
 }
 
 
