@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "perception"))
 from scenes import HEIGHT, WIDTH, K, ListSource, card_scene
 
 from traceworld.errors import ExtractionError
+from traceworld.extract import tracks
 from traceworld.extract.tracks import build_traces
 from traceworld.geometry.cameras import project
 from traceworld.perception.interfaces import Frame
@@ -224,3 +221,11 @@ def test_budget_is_kept():
     result = build_traces(ListSource(frames), config(chunk_frames=8, num_keypoints=30))
     assert result.traces.num_keypoints <= 4 * 30
     assert (result.traces.valid.sum(1) <= 2 * 30).all()
+
+
+def test_a_long_film_gets_fewer_points_so_that_memory_stays_bounded(sliding, monkeypatch):
+    frames, _, full = sliding
+    monkeypatch.setattr(tracks, "MAX_CELLS", 20 * len(frames))
+    bounded = build_traces(ListSource(frames), config())
+    assert full.traces.num_keypoints > 20
+    assert 0 < bounded.traces.num_keypoints <= 20

@@ -41,9 +41,7 @@ MIN_DEPTH_SHARE = 0.01  # with less measured depth than this a source counts as 
 REPRESENTATIVES = 8
 MOVING_PX = 0.8  # residual flow between neighbouring frames that counts as motion, at 640 px width
 RETIRE_AFTER = 32  # frames unseen after which a point is not carried into the next chunk
-MAX_CELLS = (
-    12_000_000  # frames × points of one clip: bounds memory for films of any length (about 60 bytes each at the end)
-)
+MAX_CELLS = 12_000_000  # frames × points of one clip: bounds memory for films of any length
 MAX_GAP = 4
 CHANGED_LEVEL = 5  # grey levels, mean over 5×5 px: above sensor and compression noise
 
