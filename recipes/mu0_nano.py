@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -46,7 +46,7 @@ class Recipe:
         tasks: train on these instead of all 45. held_out: and report these apart.
         minutes: of training; the number of steps follows from a measurement on this machine, once.
         steps: fix the number of steps instead.
-        batch, lr, warmup, ema, keypoints, arc_weight, seed, precision: see `TrainConfig`.
+        batch, lr, optimizer, init_from, warmup, ema, keypoints, arc_weight, seed, precision: see `TrainConfig`.
         sim_workers, workers, threads: processes that simulate, processes that read, threads that train.
         install: put the result into the package.
     """
@@ -59,7 +59,9 @@ class Recipe:
     minutes: float = 50.0
     steps: int | None = None
     batch: int = 16
-    lr: float = 1e-3
+    lr: float = 2e-3
+    optimizer: Literal["adamw", "muon"] = "muon"
+    init_from: str | None = None
     warmup: int = 200
     ema: float = 0.999
     keypoints: tuple[int, int] = (8, 40)
@@ -131,7 +133,9 @@ def train_config(recipe: Recipe) -> TrainConfig:
             size="nano",
             steps=steps,
             batch=recipe.batch,
+            optimizer=recipe.optimizer,
             lr=recipe.lr,
+            init_from=recipe.init_from,
             warmup=min(recipe.warmup, steps // 4),
             schedule="cosine",
             clip=1.0,

@@ -46,3 +46,11 @@ def test_only_free_options_may_change_when_a_run_is_continued():
     for name, value in {"lr": 1e-5, "seed": 1, "batch": 2, "data": ("a",)}.items():
         with pytest.raises(ConfigError, match=name):
             refuse_other_run(stored, replace(BASE, **{name: value}))
+
+
+def test_a_run_from_before_an_option_existed_continues_with_its_default():
+    stored = BASE.to_json()
+    del stored["optimizer"]
+    refuse_other_run(stored, BASE)
+    with pytest.raises(ConfigError, match="optimizer"):
+        refuse_other_run(stored, replace(BASE, optimizer="muon"))

@@ -15,7 +15,7 @@ import toy
 from safetensors.torch import load_file
 
 from traceworld.errors import CheckpointError, ConfigError, DatasetError, NonFiniteLossError
-from traceworld.training import TrainConfig, train
+from traceworld.training import TrainConfig, optim, train
 from traceworld.training.registry import register_model
 
 TESTS = Path(__file__).parent
@@ -93,6 +93,14 @@ def test_continuing_gives_the_same_bytes(straight, tmp_path, cut):
     train(config(tmp_path), toy.toy_data())
     assert result_bytes(tmp_path) == result_bytes(straight)
     assert [e["step"] for e in lines(tmp_path, "step")] == list(range(1, 13))
+
+
+def test_continuing_with_two_optimisers_gives_the_same_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(optim, "_MUON_MIN_SIDE", 16)  # the toy is narrow
+    for out, stops in ((tmp_path / "once", (12,)), (tmp_path / "twice", (5, 12))):
+        for steps in stops:
+            train(replace(config(out, steps=steps), optimizer="muon"), toy.toy_data())
+    assert result_bytes(tmp_path / "once") == result_bytes(tmp_path / "twice")
 
 
 def test_a_finished_run_started_again_is_left_as_it_is(straight, tmp_path):

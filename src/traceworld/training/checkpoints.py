@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from traceworld.errors import CheckpointError
+from traceworld.training.optim import Optimizers
 
 TRAINER_FORMAT = 1
 
@@ -69,12 +69,13 @@ def sweep(out: Path, keep: set[int]) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def write_trainer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainerState) -> None:
+def write_trainer(folder: Path, model: nn.Module, optimizer: Optimizers, state: TrainerState) -> None:
     """Write optimizer state (named after the parameters it belongs to) and trainer state into `folder`."""
     name_of: dict[Any, str] = {parameter: name for name, parameter in model.named_parameters()}
     tensors = {
         f"{key}:{name_of[parameter]}": value.detach().cpu().contiguous()
-        for parameter, slots in optimizer.state.items()
+        for part in optimizer.parts
+        for parameter, slots in part.state.items()
         for key, value in slots.items()
     }
     save_file(tensors, folder / "optimizer.safetensors")
@@ -95,7 +96,7 @@ def read_state(folder: Path) -> TrainerState:
         raise CheckpointError(f"cannot be read: {error}", where=str(path), mend="delete this checkpoint") from error
 
 
-def read_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def read_optimizer(folder: Path, model: nn.Module, optimizer: Optimizers) -> None:
     """Fill the optimizer from a checkpoint. Raises CheckpointError if it is damaged or of another model."""
     path = folder / "optimizer.safetensors"
     parameters = dict(model.named_parameters())
@@ -103,8 +104,9 @@ def read_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimi
         for name, value in load_file(path).items():
             slot, _, parameter = name.partition(":")
             owner = parameters[parameter]
-            on = owner.device if slot != "step" or optimizer.defaults.get("fused") else "cpu"
-            optimizer.state[owner][slot] = value.to(on)
+            part = optimizer.of(owner)
+            on = owner.device if slot != "step" or part.defaults.get("fused") else "cpu"
+            part.state[owner][slot] = value.to(on)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot be read: {error}", where=str(path), mend="delete this checkpoint") from error
     except KeyError as error:

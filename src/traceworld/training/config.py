@@ -29,6 +29,7 @@ class TrainConfig:
         steps: optimiser steps in all.
         train_vlm: let a pretrained VLM backbone learn too (at `vlm_lr_multiplier`); App. C.1 keeps it frozen.
         batch: windows per forward pass; one optimiser step sees `batch * grad_accumulation` windows.
+        optimizer: `adamw` (App. B.1) or `muon`: orthogonalised momentum for the wide linear layers, AdamW for the rest.
         lr, vlm_lr_multiplier, weight_decay, betas, clip: AdamW as in App. B.1; the multiplier is for a pretrained backbone.
         warmup: steps of linear warm-up. schedule: what follows, `constant` or `cosine` (to zero at `steps`).
         ema: decay of the moving average of the weights; 0 = off. With it, validation and the result use the average.
@@ -58,6 +59,7 @@ class TrainConfig:
     train_vlm: bool = False
     steps: int = 20_000
     batch: int = 24
+    optimizer: Literal["adamw", "muon"] = "adamw"
     lr: float = 1e-4
     vlm_lr_multiplier: float = 0.1
     weight_decay: float = 1e-10
@@ -119,6 +121,7 @@ class TrainConfig:
         low, high = self.keypoints
         _need(1 <= low <= high, "keypoints", f"is {self.keypoints}", "least and most, 1 or more")
         _need(self.schedule in ("constant", "cosine"), "schedule", f"is '{self.schedule}'", "constant or cosine")
+        _need(self.optimizer in ("adamw", "muon"), "optimizer", f"is '{self.optimizer}'", "adamw or muon")
         _need(self.precision in ("fp32", "bf16"), "precision", f"is '{self.precision}'", "fp32 or bf16")
 
     def to_json(self) -> dict[str, Any]:
@@ -138,6 +141,7 @@ class TrainConfig:
 def refuse_other_run(stored: dict[str, Any], config: TrainConfig) -> None:
     """Raise ConfigError when the run in `config.out` was started with options that change what a step does."""
     now = config.to_json()
+    stored = {**TrainConfig(data=config.data, out=config.out).to_json(), **stored}  # options that came later
     for name in sorted(set(now) - FREE_ON_RESUME - {"out"}):
         _need(
             stored.get(name) == now[name],

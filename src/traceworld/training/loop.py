@@ -30,7 +30,7 @@ from traceworld.training.checkpoints import TrainerState
 from traceworld.training.config import TrainConfig, refuse_other_run
 from traceworld.training.data import Batch, DrawOrder, TrainingWindows, to_device, training_batches, validation_batches
 from traceworld.training.log import RunLog
-from traceworld.training.optim import Ema, learning_rate, parameter_groups
+from traceworld.training.optim import Ema, Optimizers, build_optimizers, learning_rate
 from traceworld.training.registry import ModelKind, model_kind
 from traceworld.training.sources import TrainingData, open_training_data
 
@@ -71,7 +71,7 @@ class _Run:
     config: TrainConfig
     kind: ModelKind
     model: Any
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizers
     ema: Ema | None
     device: torch.device
     data: TrainingData
@@ -134,8 +134,7 @@ def _start(config: TrainConfig, out: Path, data: TrainingData | None) -> _Run:
     model = model.to(device)
     if config.ema and ema is None:
         ema = Ema(model, config.ema)
-    groups = parameter_groups(model, config, kind.is_backbone)
-    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=1e-8, fused=True)
+    optimizer = build_optimizers(model, config, kind.is_backbone)
     if newest:
         checkpoints.read_optimizer(newest, model, optimizer)
     return _Run(config, kind, model, optimizer, ema, device, data, state, [], {})
@@ -229,7 +228,7 @@ def _one_step(run: _Run, batches: Iterator[Batch]) -> dict[str, Any]:
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
     run.model.train()
-    run.optimizer.zero_grad(set_to_none=True)
+    run.optimizer.zero_grad()
     total: dict[str, float] = {}
     windows: list[str] = []
     waited = 0.0

@@ -1,15 +1,85 @@
-"""Parameter groups, learning-rate schedule and the moving average of the weights."""
+"""Optimisers, parameter groups, learning-rate schedule and the moving average of the weights."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import nn
 
+from traceworld.errors import ConfigError
 from traceworld.training.config import TrainConfig
+
+_MUON_MIN_SIDE = 64
+"""Matrices narrower than this (heads, projections of a few numbers) are left to AdamW."""
+
+
+class Optimizers:
+    """One or more torch optimisers of disjoint parameters, stepped as one."""
+
+    def __init__(self, *parts: torch.optim.Optimizer):
+        self.parts = parts
+        self._part_of = {p: part for part in parts for group in part.param_groups for p in group["params"]}
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [group for part in self.parts for group in part.param_groups]
+
+    def of(self, parameter: nn.Parameter) -> torch.optim.Optimizer:
+        """The optimiser that a parameter belongs to. Raises KeyError if it is not trained."""
+        return self._part_of[parameter]
+
+    def step(self) -> None:
+        for part in self.parts:
+            part.step()
+
+    def zero_grad(self) -> None:
+        for part in self.parts:
+            part.zero_grad(set_to_none=True)
+
+
+def build_optimizers(model: nn.Module, config: TrainConfig, is_backbone: Callable[[str], bool]) -> Optimizers:
+    """AdamW for everything (App. B.1), or Muon for the weights of wide linear layers and AdamW for the rest.
+
+    Muon's updates are scaled to the root mean square of AdamW's, so `lr` means the same for both.
+
+    Raises:
+        ConfigError: Muon is asked for and this torch has none (it came with 2.9).
+    """
+    wide = _wide_matrices(model) if config.optimizer == "muon" else set()
+    groups = parameter_groups(model, config, is_backbone)
+    rest = [{**group, "params": [p for p in group["params"] if p not in wide]} for group in groups]
+    adamw = torch.optim.AdamW(
+        [group for group in rest if group["params"]], lr=config.lr, betas=config.betas, eps=1e-8, fused=True
+    )
+    if config.optimizer == "adamw":
+        return Optimizers(adamw)
+    if not hasattr(torch.optim, "Muon"):
+        raise ConfigError(
+            f"torch {torch.__version__} has no Muon",
+            where="TrainConfig.optimizer",
+            mend="install torch 2.9 or newer, or take adamw",
+        )
+    matrices = [{**group, "params": [p for p in group["params"] if p in wide]} for group in groups]
+    muon = torch.optim.Muon(
+        [group for group in matrices if group["params"]], lr=config.lr, adjust_lr_fn="match_rms_adamw"
+    )
+    return Optimizers(muon, adamw)
+
+
+def _wide_matrices(model: nn.Module) -> set[nn.Parameter]:
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    found = {cast(nn.Parameter, m.weight) for m in linear if min(m.weight.shape) >= _MUON_MIN_SIDE}
+    if not found:
+        raise ConfigError(
+            "the model has no linear layer that is wide enough for Muon",
+            where="TrainConfig.optimizer",
+            mend="take adamw",
+        )
+    return found
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig, is_backbone: Callable[[str], bool]) -> list[dict]:
