@@ -11,7 +11,7 @@ import logging
 import multiprocessing
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -22,11 +22,14 @@ import numpy as np
 
 from traceworld.errors import ConfigError, MissingExtraError, RenderingError
 from traceworld.sim.cameras import CameraView, film_cameras, named_view
+from traceworld.sim.casting import furnish, is_plain, settings_of, stage_for
+from traceworld.sim.embodiments import SAWYER, check_embodiment, embodiment_for
 from traceworld.sim.film import DEPTH_UNIT_M, Film, depth_picture, shoot
 from traceworld.sim.glue import traces_of
 from traceworld.sim.rendering import SceneRenderer
 from traceworld.sim.sampling import sample_points
 from traceworld.sim.tasks import resolve_tasks
+from traceworld.sim.variety import Variety
 from traceworld.sim.workers import one_thread
 from traceworld.sim.worlds import STEP_S, Rollout, Stage, World, versions
 from traceworld.traces.store import DatasetWriter
@@ -52,6 +55,9 @@ class CorpusConfig:
         hold_steps, max_steps: how long an episode goes on after success; when it is given up.
         block: episodes per item (a shard of the store).
         seed: of everything random.
+        embodiments: who plays; each run of as many episodes as there are names has each name once, in an order drawn by
+            the seed. The motion and the camera of an episode do not depend on who plays it.
+        variety: how much the look may differ between episodes; None leaves Meta-World's.
     """
 
     cameras: tuple[str, ...] = ("corner", "corner", "corner3")
@@ -65,18 +71,24 @@ class CorpusConfig:
     max_steps: int = 200
     block: int = 10
     seed: int = 0
+    embodiments: tuple[str, ...] = (SAWYER,)
+    variety: Variety | None = None
 
     def __post_init__(self):
         counts = ("pictures_per_episode", "num_points", "trace_stride", "block", "max_steps")
         bad = [name for name in counts if getattr(self, name) < 1]
         if bad or min(self.image_size) < 16 or not self.cameras:
             raise ConfigError("must be positive", where=f"CorpusConfig.{(bad or ['image_size or cameras'])[0]}")
+        if not self.embodiments:
+            raise ConfigError("names nobody", where="CorpusConfig.embodiments")
+        for name in self.embodiments:
+            check_embodiment(name)
 
 
 def build_corpus(
     out: str | Path,
     tasks: Sequence[str] = ("trained",),
-    episodes_per_task: int = 100,
+    episodes_per_task: int | Mapping[str, int] = 100,
     seed: int = 0,
     workers: int = 2,
     **options: Any,
@@ -88,7 +100,8 @@ def build_corpus(
     Args:
         out: dataset folder (clip store, format 1).
         tasks: Meta-World tasks, or `all`, `trained`, `held-out`.
-        episodes_per_task: episodes of each.
+        episodes_per_task: episodes of each; or how many by name of task or group, of which a task's own name counts first,
+            then the smallest group.
         seed: of placements, noise, cameras, choice of points and pictures.
         workers: processes; 0 works in this one.
         options: fields of `CorpusConfig`.
@@ -97,7 +110,7 @@ def build_corpus(
         The content of `dataset.json`: counts and statistics.
 
     Raises:
-        ConfigError: unknown task or option.
+        ConfigError: unknown task or option, or a task without a number of episodes.
         RenderingError: no renderer on this machine.
     """
     unknown = set(options) - {field.name for field in fields(CorpusConfig)}
@@ -105,10 +118,12 @@ def build_corpus(
         raise ConfigError(f"has no option '{min(unknown)}'", where="CorpusConfig")
     config = CorpusConfig(seed=seed, **options)
     writer = DatasetWriter(out, source=source_of(config))
+    wanted = _episodes_of(resolve_tasks(tasks), episodes_per_task)
     items = [
-        (task, first, min(first + config.block, episodes_per_task))
-        for first in range(0, episodes_per_task, config.block)  # all tasks early, so that a part is a fair sample
-        for task in resolve_tasks(tasks)
+        (task, first, min(first + config.block, episodes))
+        for first in range(0, max(wanted.values(), default=0), config.block)
+        for task, episodes in wanted.items()  # all tasks early, so that a part is a fair sample
+        if first < episodes
     ]
     done = _done(writer)
     todo = [(task, first, last) for task, first, last in items if done.get(item_id(task, first)) != last - first]
@@ -119,6 +134,25 @@ def build_corpus(
     return writer.finalise()
 
 
+def _episodes_of(tasks: Sequence[str], episodes: int | Mapping[str, int]) -> dict[str, int]:
+    """How many episodes of each task."""
+    if isinstance(episodes, int):
+        return dict.fromkeys(tasks, episodes)
+    wanted: dict[str, int] = {}
+    for members, number in sorted(
+        ((resolve_tasks([name]), number) for name, number in episodes.items()), key=_smallest
+    ):
+        wanted = dict.fromkeys(members, number) | wanted
+    missing = [task for task in tasks if task not in wanted]
+    if missing:
+        raise ConfigError(f"gives no number for '{missing[0]}'", where="episodes_per_task")
+    return {task: wanted[task] for task in tasks}
+
+
+def _smallest(entry: tuple[tuple[str, ...], int]) -> int:
+    return len(entry[0])
+
+
 def item_id(task: str, first: int) -> str:
     """Name of the block of episodes of a task that begins with episode `first`."""
     return f"{task}/{first:05d}"
@@ -126,7 +160,11 @@ def item_id(task: str, first: int) -> str:
 
 def source_of(config: CorpusConfig) -> str:
     """What the manifest says about where the clips come from: everything that decides them."""
-    return f"traceworld sim {json.dumps(asdict(config), sort_keys=True)}"
+    return f"traceworld sim {json.dumps(_settings(config), sort_keys=True)}"
+
+
+def _settings(config: CorpusConfig) -> dict[str, Any]:
+    return settings_of(config, "embodiments", "variety")
 
 
 def _done(writer: DatasetWriter) -> dict[str, int]:
@@ -172,7 +210,7 @@ def build_item(out: Path, task: str, first: int, last: int, config: CorpusConfig
     started = time.process_time()
     try:
         world = World(task)
-        stage = world.stage()
+        stage = stage_for(world, config.embodiments, config.variety)
         with SceneRenderer(stage.model, *config.image_size) as renderer:
             media = writer.media_folder(name)
             clips = [
@@ -202,7 +240,10 @@ def build_clip(
     noise = float(rng.uniform(0, config.action_noise))
     rollout = world.rollout(seed, action_noise=noise, hold_steps=config.hold_steps, max_steps=config.max_steps)
     states = rollout.qpos[:: config.trace_stride]
-    stage.load(rollout)
+    place = [config.seed, zlib.crc32(world.task.encode())]
+    embodiment = embodiment_for(config.embodiments, episode, place)
+    painted = furnish(stage, rollout, states, embodiment, config.variety, [*place, episode])
+    renderer.upload_textures(painted)
     name = config.cameras[rng.integers(len(config.cameras))]
     view = named_view(stage, name).jittered(rng, config.camera_jitter)
     cameras = film_cameras(stage, view, states, *config.image_size)
@@ -217,7 +258,7 @@ def build_clip(
         traces=traces,
         media=_draw(stage, renderer, film, states, pictures, media, root),
         task=rollout.instruction,
-        provenance=_provenance(rollout, name, view, noise, config),
+        provenance=_provenance(rollout, name, view, noise, embodiment, config),
     )
 
 
@@ -252,8 +293,11 @@ def _draw(
     )
 
 
-def _provenance(rollout: Rollout, name: str, view: CameraView, noise: float, config: CorpusConfig) -> dict[str, Any]:
-    return {
+def _provenance(
+    rollout: Rollout, name: str, view: CameraView, noise: float, embodiment: str, config: CorpusConfig
+) -> dict[str, Any]:
+    cast = {} if is_plain(config.embodiments, config.variety) else {"embodiment": embodiment}
+    return cast | {
         "source": "meta-world",
         "task": rollout.task,
         "seed": rollout.seed,
@@ -261,6 +305,6 @@ def _provenance(rollout: Rollout, name: str, view: CameraView, noise: float, con
         "success": rollout.success_step is not None,
         "action_noise": noise,
         "visibility": "depth test in every frame",
-        "config": asdict(config),
+        "config": _settings(config),
         "versions": versions(),
     }

@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,13 @@ import numpy as np
 
 from traceworld.errors import ConfigError, MediaError, RenderingError
 from traceworld.sim.cameras import CameraChoice, CameraPath, film_cameras
+from traceworld.sim.casting import furnish, is_plain, settings_of, stage_for
+from traceworld.sim.embodiments import SAWYER, check_embodiment
 from traceworld.sim.film import DEPTH_UNIT_M, Film, depth_picture, shoot
 from traceworld.sim.rendering import SceneRenderer
 from traceworld.sim.tasks import check_task, resolve_tasks
 from traceworld.sim.truth import TRUTH_SUFFIX, is_complete_truth, read_description, write_truth
+from traceworld.sim.variety import Variety
 from traceworld.sim.workers import one_thread
 from traceworld.sim.worlds import STEP_S, Rollout, Stage, World, versions
 
@@ -48,6 +51,8 @@ class RecordConfig:
         depth_noise_m: standard deviation of the depth at 1 m; it grows with the square of the distance, as a stereo
             camera's does. The truth stays exact.
         shadows: cast shadows and reflections (slow; the training corpora have none).
+        embodiment: who plays; the motion is the same whoever does.
+        variety: draw the look from the seed, so far from Meta-World's; None leaves that.
     """
 
     camera: CameraChoice = "corner"
@@ -59,6 +64,8 @@ class RecordConfig:
     max_steps: int = 300
     depth_noise_m: float = 0.0
     shadows: bool = False
+    embodiment: str = SAWYER
+    variety: Variety | None = None
 
     def __post_init__(self):
         if min(self.size) < 16 or self.frame_stride < 1 or self.depth_noise_m < 0:
@@ -67,6 +74,7 @@ class RecordConfig:
                 where="RecordConfig",
                 mend="at least 16×16 pixels, a stride of 1 or more, no negative noise",
             )
+        check_embodiment(self.embodiment)
 
 
 def record_episode(
@@ -117,8 +125,8 @@ def record_episode(
         seed, action_noise=config.action_noise, hold_steps=config.hold_steps, max_steps=config.max_steps
     )
     states = rollout.qpos[::frame_stride]
-    stage = world.stage()
-    stage.load(rollout)
+    stage = stage_for(world, (config.embodiment,), config.variety)
+    furnish(stage, rollout, states, config.embodiment, config.variety, [seed])
     cameras = film_cameras(stage, config.camera, states, *config.size)
     with SceneRenderer(stage.model, *config.size, shadows=config.shadows) as renderer:
         film = shoot(stage, renderer, cameras, states)
@@ -208,11 +216,11 @@ def _record_task(task: str, seeds: list[int], out_dir: str, options: dict[str, A
 
 
 def _describe(task: str, seed: int, config: RecordConfig) -> dict[str, Any]:
-    described = asdict(config)
+    described = settings_of(config, "embodiment", "variety")
     described["camera"] = {"kind": type(config.camera).__name__, "value": described["camera"]}
-    return json.loads(
-        json.dumps({"source": "meta-world", "task": task, "seed": seed, "config": described, "versions": versions()})
-    )
+    cast = {} if is_plain((config.embodiment,), config.variety) else {"embodiment": config.embodiment}
+    episode = {"source": "meta-world", "task": task, "seed": seed, "config": described, "versions": versions()}
+    return json.loads(json.dumps(episode | cast))
 
 
 def _check_same(folder: Path, description: dict[str, Any]) -> None:

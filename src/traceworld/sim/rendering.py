@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -136,6 +137,12 @@ class SceneRenderer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def upload_textures(self, textures: Iterable[int]) -> None:
+        """Give the renderer textures of the model that were painted anew."""
+        self._gl.make_current()
+        for texture in textures:
+            self._mujoco.mjr_uploadTexture(self._model, self._context, texture)
 
     def color(self, data: Any, camera: Camera) -> UInt8[np.ndarray, "H W 3"]:
         """The picture, RGB."""

@@ -122,6 +122,10 @@ class World:
         """A copy of this world on which states are put to be looked at."""
         return Stage(self._env.model)
 
+    def model_and_file(self) -> tuple[Any, str]:
+        """The world's `mujoco.MjModel`, not to be changed, and the file it was made from."""
+        return self._env.model, str(self._env.fullpath)
+
 
 class Stage:
     """States of rollouts, put back on a copy of the model (the physics is never touched).
@@ -144,7 +148,7 @@ class Stage:
     def load(self, rollout: Rollout) -> None:
         """Furnish the stage for an episode. Of the sites only the goals are shown, where the task says they are."""
         for name, value in rollout.placement.items():
-            getattr(self.model, name)[:] = value
+            getattr(self.model, name)[: len(value)] = value  # a model may have more than the world's, behind it
         self.model.site_rgba[:, 3] = 0.0
         self.put(rollout.qpos[0])
         for name, place in rollout.goals.items():
@@ -158,6 +162,10 @@ class Stage:
     def put(self, qpos: Float64[np.ndarray, " nq"]) -> None:
         """Put one state on the stage."""
         self.data.qpos[:] = qpos
+        self._settle()
+
+    def _settle(self) -> None:
+        """Bring everything to where the joint state says it is."""
         self._mujoco.mj_kinematics(self.model, self.data)
         self._mujoco.mj_comPos(self.model, self.data)  # lights and cameras that follow a body need it
         self._mujoco.mj_camlight(self.model, self.data)
