@@ -122,9 +122,25 @@ def _weights() -> list[Finding]:
     return [Finding("weights", "mu0-nano", True, "ships with the package", "Apache-2.0")]
 
 
+def _predictors() -> list[Finding]:
+    """What other packages registered: it can be used if it can be imported (it is not made here, which may be costly)."""
+    from traceworld.models.predictor import ENTRY_POINT_GROUP
+
+    findings = []
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        origin = f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
+        try:
+            entry.load()
+            findings.append(Finding("predictor", entry.name, True, origin))
+        except Exception as error:
+            mend = "update or remove its package"
+            findings.append(Finding("predictor", entry.name, False, f"{origin}: {error!r}", mend=mend))
+    return findings
+
+
 def examine() -> list[Finding]:
     """Look at everything once. Never raises for something that is merely absent."""
-    return [*_system(), _rendering(), *_extras(), *_backends(), *_weights()]
+    return [*_system(), _rendering(), *_extras(), *_backends(), *_predictors(), *_weights()]
 
 
 def as_json(findings: list[Finding]) -> dict:

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from traceworld.errors import ConfigError, DatasetError
-from traceworld.evaluation.forecast import SlotChoice, choose_slots, evaluate_forecast, forecast_tables
+from traceworld.evaluation.forecast import evaluate_forecast, forecast_tables
+from traceworld.evaluation.slots import SlotChoice, choose_slots
 from traceworld.traces.store import DatasetWriter, open_dataset
 from traceworld.traces.types import TracePrediction
 from traceworld.traces.windows import WindowConfig

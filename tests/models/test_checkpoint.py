@@ -169,21 +169,6 @@ def test_shipped_weights_that_are_there(monkeypatch, saved):
     assert load_predictor("mu0-nano").name == "mu0-nano"
 
 
-def test_plug_in_predictors(monkeypatch):
-    class Plugin:
-        name = "mine"
-
-        def load(self):
-            return lambda: self
-
-        def predict(self, observation, num_samples=1, seed=0):
-            raise AssertionError
-
-    monkeypatch.setattr("traceworld.models.predictor.entry_points", lambda group: [Plugin()])
-    assert load_predictor("mine").name == "mine"
-    assert "mine" in predictor_names()
-
-
 @pytest.mark.parametrize(
     "fields",
     [

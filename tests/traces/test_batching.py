@@ -214,6 +214,15 @@ def sample(n, size=(4, 3)):
     }
 
 
+def test_part_ids_may_be_any_numbers():
+    """What parts are called does not change what is drawn, and huge numbers do not cost memory."""
+    window = window_of(N=40)
+    config = WindowConfig(max_keypoints=12)
+    renamed = replace(window, part_id=window.part_id * 700_000_000 + 3)
+    for first, second in zip(draws(window, config, 50), draws(renamed, config, 50), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
 def test_collate_pads_to_the_largest():
     samples = [sample(n) for n in (3, 7, 1)]
     batch = collate(samples)

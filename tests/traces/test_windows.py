@@ -1,5 +1,6 @@
 import multiprocessing
 import pickle
+import sys
 import time
 from dataclasses import replace
 
@@ -300,3 +301,46 @@ def test_windows_per_second(tmp_path, pytestconfig):
         window = cut_window(clip, frame, config)
         fit_controls(window.future_uvz - window.anchor_uvz[:, None], window.future_valid)
     assert 250 / (time.process_time() - start) > 300  # the checker of the tests is most of the time
+
+
+def test_traces_are_the_sample_without_its_picture(folder):
+    windows = WindowSet(folder, [WindowConfig(clock="time"), WindowConfig(clock="arc")], weights=[1, 3])
+    for index in range(len(windows)):
+        whole, traces = windows.sample(index, epoch=2), windows.traces(index, epoch=2)
+        assert whole.keys() - traces.keys() == {"image", "depth_m", "depth_present"}
+        equal(traces, {name: whole[name] for name in traces})
+
+
+def test_the_config_is_drawn_as_numpy_draws_a_choice(folder):
+    """Shipped runs were made with `Generator.choice`: the same generator must give the same config and go on alike."""
+    configs = [WindowConfig(clock="time", step=0.025), WindowConfig(clock="time", step=0.05), WindowConfig(clock="arc")]
+    windows = WindowSet(folder, configs, weights=[0.5, 0.3, 0.2])
+    for seed in range(200):
+        ours, theirs = np.random.default_rng(seed), np.random.default_rng(seed)
+        weights = np.where(windows._index[seed % len(windows), 3:] > 0, windows.weights, 0)
+        expected = configs[int(theirs.choice(3, p=weights / weights.sum()))]
+        assert windows._draw_config(seed % len(windows), ours) is expected
+        assert ours.random() == theirs.random()
+
+
+def test_no_python_loop_over_keypoints(tmp_path):
+    """The number of Python calls per window does not grow with the number of keypoints or of points."""
+    counts = []
+    for points, keypoints in ((24, 16), (384, 256)):
+        config = WindowConfig(min_keypoints=keypoints, max_keypoints=keypoints, moving_share=0.5)
+        folder = write_dataset(tmp_path / str(points), clips=1, N=points, occluded=0.0)
+        windows = WindowSet(folder, config, s_delta=(1, 1, 1))
+        windows.traces(2)  # what is computed once
+        calls = 0
+
+        def count(frame, event, argument):
+            nonlocal calls
+            calls += event in ("call", "c_call")
+
+        sys.setprofile(count)
+        try:
+            collate([windows.traces(2, epoch=epoch) for epoch in range(4)])
+        finally:
+            sys.setprofile(None)
+        counts.append(calls)
+    assert counts[1] < 1.1 * counts[0]

@@ -30,6 +30,25 @@ def test_black_stays_black_and_grey_stays_grey():
         assert 70 <= out.mean() <= 130  # brightness by a factor in [0.7, 1.3]
 
 
+def test_jitter_equals_its_formula(image):
+    """Step by step on copies, in the order that is drawn."""
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        factor, turn = rng.uniform(0.7, 1.3, 3).astype(np.float32), rng.uniform(-1, 1) * 0.15
+        x = image.astype(np.float32) / 255
+        for what in rng.permutation(4):
+            grey = (x @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
+            x = [
+                lambda: x * factor[0],  # noqa: B023
+                lambda: grey.mean() + (x - grey.mean()) * factor[1],  # noqa: B023
+                lambda: grey + (x - grey) * factor[2],  # noqa: B023
+                lambda: _turn_hue(x, turn),  # noqa: B023
+            ][what]()
+            x = np.clip(x, 0, 1)
+        expected = np.round(x * 255).astype(np.uint8)
+        np.testing.assert_array_equal(colour_jitter(image, 0.3, np.random.default_rng(seed)), expected)
+
+
 def test_hue_turn_equals_the_standard_library():
     colours = np.random.default_rng(3).random((50, 1, 3)).astype(np.float32)
     turned = _turn_hue(colours, 0.12)

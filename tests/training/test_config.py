@@ -40,17 +40,20 @@ def test_impossible_options_are_named(option, value):
 
 def test_only_free_options_may_change_when_a_run_is_continued():
     stored = BASE.to_json()
-    for name, value in {"steps": 7, "workers": 0, "max_minutes": None, "threads": 1}.items():
+    free = {"steps": 7, "workers": 0, "max_minutes": None, "threads": 1}
+    free |= {"parallel": "fsdp", "trackers": ("wandb",), "project": "p", "recipe": "mu0-paper"}
+    for name, value in free.items():
         assert name in FREE_ON_RESUME
         refuse_other_run(stored, replace(BASE, **{name: value}))
-    for name, value in {"lr": 1e-5, "seed": 1, "batch": 2, "data": ("a",)}.items():
+    for name, value in {"lr": 1e-5, "seed": 1, "batch": 2, "data": ("a",), "compile": True}.items():
         with pytest.raises(ConfigError, match=name):
             refuse_other_run(stored, replace(BASE, **{name: value}))
 
 
 def test_a_run_from_before_an_option_existed_continues_with_its_default():
     stored = BASE.to_json()
-    del stored["optimizer"]
+    for name in ("optimizer", "parallel", "compile", "trackers", "project", "recipe"):
+        del stored[name]
     refuse_other_run(stored, BASE)
     with pytest.raises(ConfigError, match="optimizer"):
         refuse_other_run(stored, replace(BASE, optimizer="muon"))

@@ -88,9 +88,37 @@ def test_augmentation_differs_between_epochs_of_one_window():
 def test_validation_is_the_same_spread_over_all_sources():
     sources = [toy.ToyWindows(10), toy.ToyWindows(30, offset=100)]
     first, again = (validation_batches(sources, windows=8, batch=3, seed=1) for _ in range(2))
-    ids = [name for batch in first for name in batch["sample_id"]]
+    ids = [name for _, batch in first for name in batch["sample_id"]]
     assert len(ids) == 8
     assert len(set(ids)) == 8
     assert sum(int(name[4:]) >= 100 for name in ids) == 6
-    assert all(torch.equal(a["future"], b["future"]) for a, b in zip(first, again, strict=True))
+    assert all(torch.equal(a["future"], b["future"]) for (_, a), (_, b) in zip(first, again, strict=True))
     assert validation_batches([], windows=8, batch=3, seed=1) == []
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_ranks_read_the_rows_of_the_same_batches(size):
+    windows = TrainingWindows([toy.ToyWindows(13)], DrawOrder([13], [1.0], 0), seed=0, jitter=0.3, depth_noise_m=0.01)
+    whole = training_batches(windows, start=2, count=3, batch=5, workers=0)
+    parts = [
+        training_batches(windows, start=2, count=3, batch=5, workers=0, rank=rank, size=size) for rank in range(size)
+    ]
+    for batch, *shares in zip(whole, *parts, strict=True):
+        assert batch["sample_id"] == [name for share in shares for name in share["sample_id"]]
+        assert torch.equal(batch["image"], torch.cat([share["image"] for share in shares]))
+
+
+def test_ranks_validate_on_the_same_windows():
+    sources = [toy.ToyWindows(10), toy.ToyWindows(30, offset=100)]
+    whole = [name for _, b in validation_batches(sources, windows=7, batch=3, seed=1) for name in b["sample_id"]]
+    parts = [validation_batches(sources, windows=7, batch=3, seed=1, rank=rank, size=2) for rank in (0, 1)]
+    names = []
+    for shares in zip(*parts, strict=True):
+        names += [name for rows, batch in shares for name in batch["sample_id"][: rows.count]]
+        assert sum(rows.count for rows, _ in shares) == shares[0][0].total
+    assert names == whole
+    assert [rows.count for rows, _ in parts[0]] == [
+        1,
+        1,
+        0,
+    ]  # the last batch has one window: the first rank only looks on

@@ -1,7 +1,7 @@
 """Forecast metrics of the μ0 paper (D.1): ADE, FDE, DTW and discrete Fréchet distance, top-1 and best of S.
 
 All distances are Euclidean in (u, v, z): uv in [-1,1] and metres in one norm, as in the paper; `dims="uv"` leaves depth out
-(the paper's 2D rows). Three definitions are those of the released code: FDE is at the last valid step, DTW is the
+(the paper's 2D rows), `dims="z"` is depth alone. Three definitions are those of the released code: FDE is at the last valid step, DTW is the
 accumulated cost divided by the number of valid steps (so DTW <= ADE), and averages run over keypoints, although the printed
 formula is a mean over slots of the mean over their keypoints.
 """
@@ -16,6 +16,8 @@ from jaxtyping import Bool, Float
 from traceworld.errors import ConfigError, InvalidInputError
 
 METRICS = ("ade", "fde", "dtw", "fd")
+DIMS = {"uvz": slice(0, 3), "uv": slice(0, 2), "z": slice(2, 3)}
+"""Which axes a distance is over."""
 _CHUNK_BYTES = 32 * 2**20
 
 
@@ -79,8 +81,8 @@ def _check(pred, true, valid, horizons: Sequence[int], dims: str) -> None:
     S, _, T = pred.shape[:3]
     if S < 1:
         raise InvalidInputError("no samples", where="forecast_metrics.pred_uvz", mend="give at least one")
-    if dims not in ("uvz", "uv"):
-        raise ConfigError(f"unknown dims {dims!r}", where="forecast_metrics.dims", mend="use 'uvz' or 'uv'")
+    if dims not in DIMS:
+        raise ConfigError(f"unknown dims {dims!r}", where="forecast_metrics.dims", mend=f"use one of {', '.join(DIMS)}")
     for horizon in horizons:
         if not 1 <= horizon <= T:
             raise InvalidInputError(
@@ -88,7 +90,7 @@ def _check(pred, true, valid, horizons: Sequence[int], dims: str) -> None:
                 where="forecast_metrics.horizons",
                 mend=f"give horizons within 1..{T}",
             )
-    used = slice(0, 3 if dims == "uvz" else 2)
+    used = DIMS[dims]
     for name, array in (("true_uvz", true[None]), ("pred_uvz", pred)):
         if not np.isfinite(array[:, valid][..., used]).all():
             raise InvalidInputError(
@@ -111,11 +113,12 @@ def forecast_metrics_per_keypoint(
     """
     _check(pred_uvz, true_uvz, valid, horizons, dims)
     S, K, T, _ = pred_uvz.shape
+    used = DIMS[dims]
     d = len(dims)
     order = np.argsort(~valid, axis=1, kind="stable")
     mask = np.take_along_axis(valid, order, axis=1)
-    true = np.where(mask[..., None], _compressed(true_uvz[..., :d].astype(np.float64), order), 0.0)
-    pred = np.where(mask[..., None], _compressed(pred_uvz[..., :d].astype(np.float64), order), 0.0)
+    true = np.where(mask[..., None], _compressed(true_uvz[..., used].astype(np.float64), order), 0.0)
+    pred = np.where(mask[..., None], _compressed(pred_uvz[..., used].astype(np.float64), order), 0.0)
     distance = np.linalg.norm(pred - true, axis=-1)  # [S,K,T], 0 where padded
     running = np.cumsum(distance, axis=-1)
     pairs_a, pairs_b = pred.reshape(S * K, T, d), np.broadcast_to(true, pred.shape).reshape(S * K, T, d)
@@ -174,7 +177,7 @@ def forecast_metrics(
         true_uvz: truth, anything where not valid.
         valid: steps that count.
         horizons: each within 1..T.
-        dims: "uvz", or "uv" for 2D scores.
+        dims: "uvz", "uv" for 2D scores, or "z" for depth alone.
 
     Returns:
         `top1_ade@8`, `topS_ade@8`, ... for every metric and horizon (NaN if no keypoint counts) and `num_keypoints@8`, ...

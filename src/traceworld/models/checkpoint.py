@@ -1,11 +1,15 @@
 """Checkpoint folders: `model.safetensors` (weights) and `config.json` (what they are and what scales they expect).
 
+A converted checkpoint may hold a `tokenizer/` too.
+
 config.json, format 1:
     format           1
-    kind             which model class ("mu0")
+    kind             which model class ("mu0", "tracegen")
     config           the model's config, read back strictly
     normalisation    s_delta and step per clock, depth range (`Normalisation`)
-    stored_dtype     dtype of the stored floats; they are float32 in memory
+    stored_dtype     dtype of the stored floats ("mixed": each tensor its own); they are float32 in memory
+    backbones        per frozen published part: class, hub id, revision, fingerprint, and whether its tensors are stored
+                     (`models.backbones`); absent in older checkpoints, which hold everything
     training         provenance: whatever the trainer says (JSON)
 """
 
@@ -16,7 +20,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -27,11 +31,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from traceworld.errors import CheckpointError, ConfigError
+from traceworld.models.backbones import backbone_record, fill_backbones, fingerprint, left_out, named_backbones
 from traceworld.models.normalisation import Normalisation
 
 FORMAT = 1
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+TOKENIZER_FOLDER = "tokenizer"
 _SHOWN = 5
 _KINDS = {
     # kind: (config class, model class, predictor class)
@@ -39,6 +45,11 @@ _KINDS = {
         "traceworld.models.mu0.config:Mu0Config",
         "traceworld.models.mu0.model:Mu0Model",
         "traceworld.models.mu0.predictor:Mu0Predictor",
+    ),
+    "tracegen": (
+        "traceworld.models.tracegen.config:TraceGenConfig",
+        "traceworld.models.tracegen.model:TraceGenModel",
+        "traceworld.models.tracegen.predictor:TraceGenPredictor",
     ),
 }
 
@@ -69,22 +80,32 @@ def save_checkpoint(
     extra: Mapping[str, Any] | None = None,
     *,
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    keep_backbones: bool = False,
 ) -> Path:
     """Write a checkpoint folder, whole or not at all; an older folder of that name is replaced.
+
+    It holds what was trained. Published parts that stayed frozen are named (`models.backbones`), not stored.
 
     Args:
         model: what to store.
         normalisation: the scales of the corpus; stored in config.json.
         extra: JSON-able provenance of the training.
         dtype: how floats are stored; float16 halves the file.
+        keep_backbones: store the frozen published parts as well, so that loading needs nothing else.
 
     Raises:
         CheckpointError: the normalisation is unusable, or a weight is not finite in the stored dtype.
     """
-    folder = Path(folder)
     if not isinstance(normalisation, Normalisation):
         normalisation = Normalisation.from_dict(normalisation)
-    stored = {name: _stored(name, tensor, getattr(torch, dtype)) for name, tensor in model.state_dict().items()}
+    weights, backbones = model.state_dict(), {}
+    for backbone in named_backbones(model):
+        frozen = {name for name in weights if name.startswith(f"{backbone.path}.")}
+        mark = fingerprint(weights[name] for name in frozen)
+        backbones[backbone.path] = backbone_record(backbone, mark, keep_backbones)
+        if not keep_backbones:
+            weights = {name: tensor for name, tensor in weights.items() if name not in frozen}
+    stored = {name: storable(name, tensor, getattr(torch, dtype)) for name, tensor in weights.items()}
     record = {
         "format": FORMAT,
         "kind": model.kind,
@@ -92,13 +113,31 @@ def save_checkpoint(
         "normalisation": normalisation.to_dict(),
         "stored_dtype": dtype,
         "training": dict(extra or {}),
+        "backbones": backbones,
     }
+    return write_folder(folder, stored, record)
+
+
+def write_folder(
+    folder: str | Path,
+    stored: Mapping[str, Tensor],
+    record: Mapping[str, Any],
+    beside: Mapping[str, Callable[[Path], object]] | None = None,
+) -> Path:
+    """Write tensors and record as a checkpoint folder, whole or not at all; an older folder of that name is replaced.
+
+    Args:
+        beside: name of something else in the folder → what writes it there.
+    """
+    folder = Path(folder)
     text = json.dumps(record, indent=1, sort_keys=True) + "\n"
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
     try:
-        save_file(stored, temporary / WEIGHTS_FILE)
+        save_file(dict(stored), temporary / WEIGHTS_FILE)
         (temporary / CONFIG_FILE).write_text(text)
+        for name, write in (beside or {}).items():
+            write(temporary / name)
         temporary.chmod(0o755)
         _swap(temporary, folder)
     finally:
@@ -106,11 +145,15 @@ def save_checkpoint(
     return folder
 
 
-def load_checkpoint(folder: str | Path, device: str = "cpu") -> Checkpoint:
+def load_checkpoint(folder: str | Path, device: str = "cpu", backbones: str | Path | None = None) -> Checkpoint:
     """Read a checkpoint folder.
+
+    Args:
+        backbones: where the published parts are that it names (`fill_backbones`); None: the hub's local cache.
 
     Raises:
         CheckpointError: missing, truncated, newer, of an unknown kind, or its tensors do not fit its config (named).
+        MissingWeightsError: a published part that it names is not on this machine.
     """
     folder = Path(folder)
     record = _read_record(folder)
@@ -120,15 +163,18 @@ def load_checkpoint(folder: str | Path, device: str = "cpu") -> Checkpoint:
         model = model_class(config_class.from_dict(record["config"]), normalisation)
     except ConfigError as error:
         raise CheckpointError(str(error), where=str(folder / CONFIG_FILE)) from error
-    load_weights(folder, model)
+    load_weights(folder, model, backbones)
+    if (folder / TOKENIZER_FOLDER).is_dir():
+        model.prefix.tokenizer_folder = str(folder / TOKENIZER_FOLDER)
     return Checkpoint(model.eval().to(device), normalisation, record["training"])
 
 
-def load_weights(folder: str | Path, model: nn.Module) -> None:
-    """Fill `model` with the weights of a checkpoint folder, whatever its config says.
+def load_weights(folder: str | Path, model: nn.Module, backbones: str | Path | None = None) -> None:
+    """Fill `model` with the weights of a checkpoint folder, whatever its config says; and with the parts that it names.
 
     Raises:
         CheckpointError: truncated, or names or shapes differ from the model's (named).
+        MissingWeightsError: a published part that it names is not on this machine.
     """
     path = Path(folder) / WEIGHTS_FILE
     try:
@@ -137,7 +183,9 @@ def load_weights(folder: str | Path, model: nn.Module) -> None:
         raise CheckpointError("there are no weights here", where=str(path)) from error
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"is truncated or damaged: {error}", where=str(path), mend="fetch it again") from error
-    wanted = model.state_dict()
+    named = _read_record(Path(folder)).get("backbones", {}) if (Path(folder) / CONFIG_FILE).exists() else {}
+    elsewhere = tuple(f"{part}." for part in left_out(named))
+    wanted = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(elsewhere)}
     faults = []
     if missing := sorted(set(wanted) - set(stored)):
         faults.append(f"missing {_list(missing)}")
@@ -156,7 +204,8 @@ def load_weights(folder: str | Path, model: nn.Module) -> None:
             where=str(path),
             mend="the weights are of another size or version than the config",
         )
-    model.load_state_dict({name: stored[name].to(wanted[name].dtype) for name in wanted})
+    model.load_state_dict({name: stored[name].to(wanted[name].dtype) for name in wanted}, strict=not elsewhere)
+    fill_backbones(model, named, backbones)
 
 
 def predictor_class(kind: str) -> Any:
@@ -164,7 +213,8 @@ def predictor_class(kind: str) -> Any:
     return _resolve(_kind(kind, Path())[2])
 
 
-def _stored(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def storable(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor as it is stored: floats in `dtype`. Raises CheckpointError if it is not finite then."""
     tensor = tensor.detach().cpu()
     if tensor.is_floating_point():
         tensor = tensor.to(dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -14,7 +14,8 @@ from traceworld.traces.types import Observation, TracePrediction
 ENTRY_POINT_GROUP = "traceworld.predictors"
 WEIGHTS = Path(__file__).parent / "weights"
 
-_SHIPPED = ("mu0-nano",)
+_BY_ADDRESS = ("nearest-example", "openai", "robotracer")
+_SHIPPED = ("mu0-nano", "tracegen-nano")
 
 
 @runtime_checkable
@@ -23,6 +24,8 @@ class TracePredictor(Protocol):
 
     Attributes:
         name: how tables call it.
+
+    A predictor may say more of itself; `evaluation.scoring` lists what (`gives_depth`, `requires_depth`, `takes`, …).
     """
 
     name: str
@@ -40,13 +43,16 @@ def predictor_names() -> list[str]:
 
 
 def load_predictor(name_or_path: str | Path, device: str = "cpu") -> TracePredictor:
-    """A predictor by name (`mu0-nano`, `nothing-moves`, `constant-velocity`, a plug-in's) or from a checkpoint folder.
+    """A predictor by name (`mu0-nano`, `tracegen-nano`, `nothing-moves`, `constant-velocity`, a plug-in's) or from a checkpoint folder.
+
+    Also `nearest-example:CORPUS` (clip store), `openai:MODEL@URL` (any vision-language model behind an OpenAI-compatible
+    endpoint; `models.remote.vlm`) and `robotracer:URL` (`models.remote.robotracer`).
 
     Third parties register a class or function under the entry-point group `traceworld.predictors`; it is called without
-    arguments.
+    arguments, or for `NAME:TEXT` with the text.
 
     Raises:
-        ConfigError: no such name or folder; lists the nearest names.
+        ConfigError: no such name or folder; lists the nearest names. An address that cannot be read, a plug-in that fails.
         MissingWeightsError: a shipped model whose weights are not in this installation.
         CheckpointError: the folder is not a readable checkpoint.
     """
@@ -64,16 +70,19 @@ def load_predictor(name_or_path: str | Path, device: str = "cpu") -> TracePredic
         return _from_checkpoint(folder, name, device)
     if name in BASELINES:
         return BASELINES[name]()
+    kind, colon, rest = name.partition(":")
+    if colon and kind in _BY_ADDRESS:
+        return _from_address(kind, name, rest)
     for entry in entry_points(group=ENTRY_POINT_GROUP):
-        if entry.name == name:
-            make: Callable[[], TracePredictor] = entry.load()
-            return make()
+        if entry.name in (name, kind):
+            return _from_plugin(entry, [] if entry.name == name else [rest])
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         return _from_checkpoint(path, path.resolve().name, device)
     if path.is_file():
         raise CheckpointError("is a file", where=str(path), mend="give the checkpoint's folder")
-    near = difflib.get_close_matches(name, predictor_names(), n=3, cutoff=0.4)
+    near = [*difflib.get_close_matches(name, predictor_names(), n=3, cutoff=0.4)]
+    near += [f"{known}:…" for known in _BY_ADDRESS if name.startswith(known)]
     raise ConfigError(
         f"no predictor or checkpoint folder is called '{name}'",
         where="model",
@@ -86,3 +95,32 @@ def _from_checkpoint(folder: Path, name: str, device: str) -> TracePredictor:
 
     checkpoint = load_checkpoint(folder, device=device)
     return predictor_class(checkpoint.model.kind)(checkpoint.model, name=name)
+
+
+def _from_address(kind: str, name: str, rest: str) -> TracePredictor:
+    if kind == "openai":
+        from traceworld.models.remote.vlm import VlmPredictor
+
+        return VlmPredictor.from_address(name)
+    if kind == "robotracer":
+        from traceworld.models.remote.robotracer import RoboTracerPredictor
+
+        return RoboTracerPredictor.from_address(name)
+    from traceworld.models.baselines.nearest import NearestExample
+
+    if not rest:
+        raise ConfigError("names no corpus", where=name, mend="write nearest-example:FOLDER of a clip store")
+    return NearestExample(rest)
+
+
+def _from_plugin(entry: EntryPoint, arguments: list[str]) -> TracePredictor:
+    """A third party's predictor; whatever it raises while it is made names the plug-in."""
+    where = f"{ENTRY_POINT_GROUP}: {entry.name} = {entry.value}"
+    try:
+        make: Callable[..., object] = entry.load()
+        made = make(*arguments)
+    except Exception as error:
+        raise ConfigError(f"the plug-in fails: {error!r}", where=where, mend="update or remove its package") from error
+    if not isinstance(made, TracePredictor):
+        raise ConfigError("is no predictor", where=where, mend="give it a `name` and `predict(observation, …)`")
+    return made

@@ -4,6 +4,7 @@ which licence it has and which command fetches it."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -23,7 +24,13 @@ _UNSEEN_IN_SHAPES = (
 )
 """What changes the numbers that a model gives and no tensor's shape."""
 
-_LICENCE = {"HuggingFaceTB": "Apache-2.0", "facebook/dinov2": "Apache-2.0"}
+_LICENCE = {
+    "HuggingFaceTB": "Apache-2.0",
+    "facebook/dinov2": "Apache-2.0",
+    "facebook/dinov3": "DINOv3 License, to be accepted on its model page first",
+    "google/siglip": "Apache-2.0",
+    "google-t5": "Apache-2.0",
+}
 
 
 def missing_weights(hub_id: str, revision: str | None) -> MissingWeightsError:
@@ -70,6 +77,16 @@ def load_pretrained(module: nn.Module, class_name: str, hub_id: str, revision: s
                 mend="use the hub id and revision that the config describes",
             )
     module.load_state_dict({name: weights[name] for name in module.state_dict()})
+    module.config._commit_hash = cached_revision(hub_id, revision)
+
+
+def cached_revision(hub_id: str, revision: str | None) -> str | None:
+    """The commit that a revision (None: `main`) of a hub model is at in the local cache; None for a local folder."""
+    if Path(hub_id).is_dir():
+        return None
+    hub = require("huggingface_hub")
+    found = hub.try_to_load_from_cache(hub_id, "config.json", revision=revision or "main")
+    return Path(found).parent.name if isinstance(found, str) else None
 
 
 def differences(own: Any, published: Any, within: str = "") -> Iterator[tuple[str, Any, Any]]:

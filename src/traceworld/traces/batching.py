@@ -7,20 +7,20 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from traceworld.errors import InvalidInputError
 from traceworld.geometry.bspline import fit_controls
 from traceworld.geometry.cameras import K_to_uv
 from traceworld.traces.cutting import TraceWindow, WindowConfig
-from traceworld.traces.types import Camera, Clip
+from traceworld.traces.types import Clip
 
 Sample = dict[str, Any]
 
 NO_INSTRUCTION = "predict future trajectory"
 """What the model is told where nothing is known of the clip (as the released code does)."""
 
-_PADDING: dict[str, float | int | bool] = {
+PADDING: dict[str, float | int | bool] = {
     "anchor_uvz": 0.0,
     "anchor_z_known": False,
     "history": 0.0,
@@ -33,6 +33,7 @@ _PADDING: dict[str, float | int | bool] = {
     "controls": 0.0,
     "controls_usable": False,
 }
+"""What is filled in behind the keypoints of a sample when others of the batch have more."""
 
 
 def choose_keypoints(window: TraceWindow, config: WindowConfig, rng: np.random.Generator) -> Int[np.ndarray, " n"]:
@@ -69,8 +70,12 @@ def _draw(
     # The first of independent exponential clocks: a weighted draw without replacement, without a loop.
     clocks = rng.standard_exponential(len(points))
     if part_balanced:
-        _, part, size = np.unique(part_id[points], return_inverse=True, return_counts=True)
-        clocks = clocks * size[part.reshape(-1)]
+        part = part_id[points].astype(np.int64)
+        part -= part.min()
+        if part.max() >= 1 << 16:  # part ids of another source may be any numbers
+            part = np.unique(part, return_inverse=True)[1]
+        size = np.bincount(part)
+        clocks = clocks * size[part]
     return points[np.argpartition(clocks, count)[:count]] if count else points[:0]
 
 
@@ -139,13 +144,13 @@ def point_fields(
     }
 
 
-def camera_fields(camera: Camera) -> Sample:
-    """`K_uv` [4] of a camera: fx, fy, u0, v0 in uv units, the same at every resolution of the picture.
+def camera_fields(K: Float[np.ndarray, "3 3"], width: int, height: int) -> Sample:
+    """`K_uv` [4] of a camera, K in pixels of its picture of width × height: fx, fy, u0, v0 in uv units, the same at every resolution of the picture.
 
     Part of the batch contract, though μ0 as published does not read it: a rigidity loss in metres needs it to turn (u, v, z)
     into space, and so will models that take the camera as input.
     """
-    return {"K_uv": K_to_uv(np.asarray(camera.K, np.float64), camera.width, camera.height).astype(np.float32)}
+    return {"K_uv": K_to_uv(np.asarray(K, np.float64), width, height).astype(np.float32)}
 
 
 def resize_picture(image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
@@ -172,8 +177,8 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> Sample:
     batch: Sample = {}
     for key, first in samples[0].items():
         values = [sample[key] for sample in samples]
-        if key in _PADDING:
-            stacked = np.full((len(values), most, *first.shape[1:]), _PADDING[key], first.dtype)
+        if key in PADDING:
+            stacked = np.full((len(values), most, *first.shape[1:]), PADDING[key], first.dtype)
             for row, value in zip(stacked, values, strict=True):
                 row[: len(value)] = value
             batch[key] = stacked

@@ -24,18 +24,20 @@ def colour_jitter(
     low, high = max(0.0, 1 - strength), 1 + strength
     factor = rng.uniform(low, high, 3)
     turn = rng.uniform(-1, 1) * min(strength / 2, 0.5)
-    x = image.astype(np.float32) / 255
-    for what in rng.permutation(4):
+    x = image.astype(np.float32)
+    x /= 255
+    for what in rng.permutation(4):  # in place: a picture is read once per window, and copies are most of the work
         if what == 0:
-            x = x * np.float32(factor[0])
+            x *= np.float32(factor[0])
         elif what == 1:
-            x = _blend(x, (x @ _LUMA).mean(), factor[1])
+            _blend(x, (x @ _LUMA).mean(), factor[1])
         elif what == 2:
-            x = _blend(x, (x @ _LUMA)[..., None], factor[2])
+            _blend(x, (x @ _LUMA)[..., None], factor[2])
         else:
             x = _turn_hue(x, turn)
-        x = np.clip(x, 0, 1)
-    return np.round(x * 255).astype(np.uint8)
+        np.clip(x, 0, 1, out=x)
+    x *= 255
+    return np.rint(x, out=x).astype(np.uint8)
 
 
 def depth_noise(
@@ -48,8 +50,10 @@ def depth_noise(
     return np.where(noisy > 0, noisy, depth_m)
 
 
-def _blend(x: np.ndarray, towards: np.ndarray | np.floating, factor: float) -> np.ndarray:
-    return towards + (x - towards) * np.float32(factor)
+def _blend(x: np.ndarray, towards: np.ndarray | np.floating, factor: float) -> None:
+    x -= towards
+    x *= np.float32(factor)
+    x += towards
 
 
 def _turn_hue(x: np.ndarray, turn: float) -> np.ndarray:

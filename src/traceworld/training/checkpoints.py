@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from traceworld.errors import CheckpointError
 from traceworld.training.optim import Optimizers
+from traceworld.training.sharding import cut_like, whole
 
 TRAINER_FORMAT = 1
 
@@ -44,7 +45,7 @@ def steps_on_disk(out: Path) -> list[int]:
     return sorted(int(p.name[5:]) for p in (out / "checkpoints").glob("step_*") if p.name[5:].isdigit())
 
 
-def write_whole(folder: Path, fill: Callable[[Path], None]) -> None:
+def write_whole(folder: Path, fill: Callable[[Path], object]) -> None:
     """Make `folder` by filling a temporary one beside it and renaming that; an older folder of the name is replaced."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
@@ -69,16 +70,23 @@ def sweep(out: Path, keep: set[int]) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def write_trainer(folder: Path, model: nn.Module, optimizer: Optimizers, state: TrainerState) -> None:
-    """Write optimizer state (named after the parameters it belongs to) and trainer state into `folder`."""
+def optimizer_tensors(model: nn.Module, optimizer: Optimizers, keep: bool = True) -> dict[str, Tensor]:
+    """Optimizer state on the CPU, named after the parameters it belongs to; put together if the model is cut over ranks
+    (then collective, and only ranks that `keep` it hold it)."""
     name_of: dict[Any, str] = {parameter: name for name, parameter in model.named_parameters()}
-    tensors = {
-        f"{key}:{name_of[parameter]}": value.detach().cpu().contiguous()
-        for part in optimizer.parts
-        for parameter, slots in part.state.items()
-        for key, value in slots.items()
-    }
-    save_file(tensors, folder / "optimizer.safetensors")
+    tensors = {}
+    for part in optimizer.parts:
+        for parameter, slots in part.state.items():
+            for key, value in slots.items():
+                value = whole(value.detach())
+                if keep:
+                    tensors[f"{key}:{name_of[parameter]}"] = value.cpu().contiguous()
+    return tensors
+
+
+def write_trainer(folder: Path, optimizer: Mapping[str, Tensor], state: TrainerState) -> None:
+    """Write optimizer state and trainer state into `folder`."""
+    save_file(dict(optimizer), folder / "optimizer.safetensors")
     fields = {"format": TRAINER_FORMAT, **state.__dict__}
     (folder / "trainer.json").write_text(json.dumps(fields, indent=1, sort_keys=True) + "\n")
 
@@ -106,7 +114,7 @@ def read_optimizer(folder: Path, model: nn.Module, optimizer: Optimizers) -> Non
             owner = parameters[parameter]
             part = optimizer.of(owner)
             on = owner.device if slot != "step" or part.defaults.get("fused") else "cpu"
-            part.state[owner][slot] = value.to(on)
+            part.state[owner][slot] = value.to(on) if value.ndim == 0 else cut_like(value, owner)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot be read: {error}", where=str(path), mend="delete this checkpoint") from error
     except KeyError as error:

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from traceworld.errors import ConfigError
+from traceworld.training.mixture import read_mixture
 
 FREE_ON_RESUME = frozenset(
     {"steps", "workers", "log_every", "checkpoint_every", "eval_every", "max_minutes", "device", "threads"}
+    | {"parallel", "trackers", "project", "recipe"}
 )
 """Options that may differ when a run is continued: they change how far and how fast it goes, not what a step does."""
 
@@ -23,12 +25,16 @@ class TrainConfig:
     """Options of `train`.
 
     Attributes:
-        data: clip stores to train on.
+        data: clip stores to train on. Plain folders: every window of all of them has the same chance. `FOLDER:2`: each window
+            of this one has twice the chance of a window of a plain one. `FOLDER:60%`: this one has 60 % of the draws,
+            whatever its size (then all must have a share). The scale s_Δ and the depth range are those of all clips
+            together, whatever the weights: a model has one scale.
         out: folder of this run: log.jsonl, checkpoints/, model/ (the result), result.json. A run found there is continued.
         model, size: which model, at which size.
         steps: optimiser steps in all.
         train_vlm: let a pretrained VLM backbone learn too (at `vlm_lr_multiplier`); App. C.1 keeps it frozen.
-        batch: windows per forward pass; one optimiser step sees `batch * grad_accumulation` windows.
+        batch: windows per forward pass over all ranks, each of which takes its share; one optimiser step sees
+            `batch * grad_accumulation` windows. So a run is the same on any number of processes.
         optimizer: `adamw` (App. B.1) or `muon`: orthogonalised momentum for the wide linear layers, AdamW for the rest.
         lr, vlm_lr_multiplier, weight_decay, betas, clip: AdamW as in App. B.1; the multiplier is for a pretrained backbone.
         warmup: steps of linear warm-up. schedule: what follows, `constant` or `cosine` (to zero at `steps`).
@@ -50,6 +56,12 @@ class TrainConfig:
         moving_share: chance of each keypoint to be drawn from the moving points.
         min_motion: leave out windows in which no point gets this far from its anchor (uv units).
         device: `auto`, `cpu`, `cuda`, … threads: torch threads, None = torch's choice.
+        parallel: with several ranks (torchrun): `ddp`, a whole model on each; `fsdp`, weights, gradients and optimiser state
+            cut over them. Checkpoints are the same either way.
+        compile: run loss and gradient through torch.compile. Its noise is not that of a run that is not compiled, and with
+            several ranks each draws its own: continue such a run as it was started.
+        trackers: beside log.jsonl also log to `wandb`, `tensorboard`, `trackio`. project: its name there.
+        recipe: which named recipe (`recipes.py`) the options were taken from; make such a config with `from_recipe`.
     """
 
     data: tuple[str, ...]
@@ -95,9 +107,15 @@ class TrainConfig:
     min_motion: float = 0.0
     device: str = "auto"
     threads: int | None = None
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    compile: bool = False
+    trackers: tuple[str, ...] = ()
+    project: str = "traceworld"
+    recipe: str | None = None
 
     def __post_init__(self):
         _need(bool(self.data), "data", "names no clip store", "give at least one folder written by extract or sim")
+        read_mixture(self.data)
         for name in ("steps", "batch", "grad_accumulation", "val_windows"):
             _need(getattr(self, name) >= 1, name, f"is {getattr(self, name)}", "must be at least 1")
         for name in ("warmup", "workers", "checkpoint_every", "eval_every", "log_every", "seed"):
@@ -122,6 +140,9 @@ class TrainConfig:
         _need(1 <= low <= high, "keypoints", f"is {self.keypoints}", "least and most, 1 or more")
         _need(self.schedule in ("constant", "cosine"), "schedule", f"is '{self.schedule}'", "constant or cosine")
         _need(self.optimizer in ("adamw", "muon"), "optimizer", f"is '{self.optimizer}'", "adamw or muon")
+        _need(self.parallel in ("ddp", "fsdp"), "parallel", f"is '{self.parallel}'", "ddp or fsdp")
+        unknown = sorted(set(self.trackers) - {"wandb", "tensorboard", "trackio"})
+        _need(not unknown, "trackers", f"names {', '.join(unknown)}", "wandb, tensorboard, trackio")
         _need(self.precision in ("fp32", "bf16"), "precision", f"is '{self.precision}'", "fp32 or bf16")
 
     def to_json(self) -> dict[str, Any]:

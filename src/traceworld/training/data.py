@@ -1,7 +1,7 @@
 """From windows to batches: which window comes when, its augmentation, padding, and the reader processes.
 
 Draw number p of a run is a pure function of (seed, p): the order does not depend on the number of workers, and a run
-continued at step s reads exactly what it would have read.
+continued at step s reads exactly what it would have read. Several ranks share each batch: every one reads its rows of it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,20 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from traceworld.errors import DatasetError
+from traceworld.errors import ConfigError, DatasetError
 from traceworld.traces import batching
 from traceworld.training.augment import colour_jitter, depth_noise
 
 Sample = Mapping[str, Any]
 Batch = dict[str, Any]
 
-_BLOCK = 240  # draws per block in which every source has its exact share
+_BLOCKS = (
+    240,
+    2400,
+    24_000,
+    240_000,
+)  # draws per block in which every source has its share; the first that can give it
+_SHARE_ERROR = 0.05
 _ORDER, _MIX, _AUGMENT = 11, 12, 13  # keep the random streams of one seed apart
 
 
@@ -51,7 +57,7 @@ class DrawOrder:
     """Maps the number of a draw to the window it reads.
 
     Each source is gone through completely, in a new random order per epoch; sources are mixed by weight, exactly so
-    in every block of 240 draws.
+    in every block of 240 draws (of more, where 240 cannot give some source its share to within 5 %).
     """
 
     def __init__(self, lengths: Sequence[int], weights: Sequence[float], seed: int):
@@ -64,16 +70,13 @@ class DrawOrder:
                     mend="clips need a frame with a picture, a point that is visible in it and where that point is next; "
                     "lower min_motion if it is set",
                 )
-        share = np.asarray(weights, float) / np.sum(weights) * _BLOCK
-        counts = np.floor(share).astype(int)
-        counts[np.argsort(counts - share, kind="stable")[: _BLOCK - counts.sum()]] += 1
-        self._counts = counts
+        self._counts = counts = _plan(np.asarray(weights, float) / np.sum(weights))
         self._plan = np.repeat(np.arange(len(counts)), counts)
         self._block = functools.lru_cache(4)(self._make_block)
         self._permutation = functools.lru_cache(2 * len(counts))(self._make_permutation)
 
     def __call__(self, number: int) -> Draw:
-        block, place = divmod(number, _BLOCK)
+        block, place = divmod(number, len(self._plan))
         sources, ranks = self._block(block)
         source = int(sources[place])
         epoch, rank = divmod(block * int(self._counts[source]) + int(ranks[place]), self.lengths[source])
@@ -81,7 +84,7 @@ class DrawOrder:
 
     def _make_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         sources = np.random.default_rng([self.seed, _MIX, block]).permutation(self._plan)
-        ranks = np.empty(_BLOCK, int)
+        ranks = np.empty(len(sources), int)
         for source in range(len(self._counts)):
             here = sources == source
             ranks[here] = np.arange(here.sum())
@@ -97,6 +100,41 @@ class DrawOrder:
         self.__dict__.update(state)
         self._block = functools.lru_cache(4)(self._make_block)
         self._permutation = functools.lru_cache(2 * len(self._counts))(self._make_permutation)
+
+
+def _plan(shares: np.ndarray) -> np.ndarray:
+    """Draws of each source in a block: the shortest block in which all shares are right to within 5 %."""
+    for size in _BLOCKS:
+        wanted = shares * size
+        counts = np.floor(wanted).astype(int)
+        counts[np.argsort(counts - wanted, kind="stable")[: size - counts.sum()]] += 1
+        if (np.abs(counts - wanted) <= _SHARE_ERROR * wanted + 1e-9).all():
+            return counts
+    raise ConfigError(
+        f"a share of {shares[shares > 0].min():.1e} of the draws is too small to be kept",
+        where="TrainConfig.data",
+        mend="give that store a larger weight, or leave it out",
+    )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a batch of `total` windows that one rank has: `count` from `first` on. With more ranks than windows some
+    have none; they read window `first` all the same, since every rank takes part in every pass, and count it as nothing."""
+
+    first: int
+    count: int
+    total: int
+
+    @property
+    def read(self) -> range:
+        return range(self.first, self.first + max(self.count, 1))
+
+
+def rows_of(total: int, rank: int, size: int) -> Rows:
+    """An even share of a batch."""
+    first, end = total * rank // size, total * (rank + 1) // size
+    return Rows(min(first, total - 1), end - first, total)
 
 
 class TrainingWindows(Dataset):
@@ -125,9 +163,25 @@ def collate(samples: Sequence[Sample]) -> Batch:
     return {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in batch.items()}
 
 
-def training_batches(windows: TrainingWindows, *, start: int, count: int, batch: int, workers: int) -> Iterator[Batch]:
-    """Batches number `start` … `start + count - 1` of the run, read ahead by `workers` processes (0: in this one)."""
-    numbers = [range(b * batch, (b + 1) * batch) for b in range(start, start + count)]
+def training_batches(
+    windows: TrainingWindows,
+    *,
+    start: int,
+    count: int,
+    batch: int,
+    workers: int,
+    rank: int = 0,
+    size: int = 1,
+    pin: bool = False,
+) -> Iterator[Batch]:
+    """Batches number `start` … `start + count - 1` of the run, read ahead by `workers` processes (0: in this one).
+
+    Args:
+        batch: windows of a whole batch. rank, size: read only the rows of this rank.
+        pin: into page-locked memory, from which a GPU copies without waiting.
+    """
+    rows = rows_of(batch, rank, size).read
+    numbers = [range(b * batch + rows.start, b * batch + rows.stop) for b in range(start, start + count)]
     loader: DataLoader = DataLoader(
         windows,
         batch_sampler=numbers,  # type: ignore[arg-type]
@@ -136,20 +190,43 @@ def training_batches(windows: TrainingWindows, *, start: int, count: int, batch:
         worker_init_fn=_quiet_reader,
         prefetch_factor=3 if workers else None,
         multiprocessing_context="fork" if workers else None,
+        pin_memory=pin,
     )
     return iter(loader)
 
 
-def validation_batches(sources: Sequence[WindowSource], *, windows: int, batch: int, seed: int) -> list[Batch]:
-    """The same windows with the same keypoints at every call: evenly spread over the sources, without augmentation."""
+def validation_batches(
+    sources: Sequence[WindowSource], *, windows: int, batch: int, seed: int, rank: int = 0, size: int = 1
+) -> list[tuple[Rows, Batch]]:
+    """The same windows with the same keypoints at every call: evenly spread over the sources, without augmentation.
+
+    Returns:
+        For each batch which of its rows this rank has, and these rows.
+    """
     total = sum(len(source) for source in sources)
     chosen = np.unique(np.linspace(0, total - 1, min(windows, total)).round().astype(int))
     firsts = np.cumsum([0, *(len(source) for source in sources)])
-    samples = []
-    for number in chosen:
-        source = int(np.searchsorted(firsts, number, side="right") - 1)
-        samples.append(sources[source].sample(int(number - firsts[source]), seed=seed, epoch=0))
-    return [collate(samples[i : i + batch]) for i in range(0, len(samples), batch)]
+    batches = []
+    for start in range(0, len(chosen), batch):
+        numbers = chosen[start : start + batch]
+        rows = rows_of(len(numbers), rank, size)
+        samples = []
+        for number in numbers[rows.read.start : rows.read.stop]:
+            source = int(np.searchsorted(firsts, number, side="right") - 1)
+            samples.append(sources[source].sample(int(number - firsts[source]), seed=seed, epoch=0))
+        batches.append((rows, collate(samples)))
+    return batches
+
+
+def pad_keypoints(batch: Batch, most: int) -> Batch:
+    """The batch with its keypoints padded to `most`, as `collate` pads them."""
+    padded = dict(batch)
+    for key, filler in batching.PADDING.items():
+        if key in batch and batch[key].shape[1] < most:
+            value = batch[key]
+            missing = value.new_full((len(value), most - value.shape[1], *value.shape[2:]), filler)
+            padded[key] = torch.cat([value, missing], dim=1)
+    return padded
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 
 from traceworld.errors import ConfigError
 from traceworld.training.config import TrainConfig
+from traceworld.training.sharding import cut_like
 
 _MUON_MIN_SIDE = 64
 """Matrices narrower than this (heads, projections of a few numbers) are left to AdamW."""
@@ -121,6 +122,11 @@ class Ema:
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
         self.average = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+    def fill(self, averages: Mapping[str, torch.Tensor]) -> None:
+        """Go on from stored averages (whole tensors)."""
+        for name, average in self.average.items():
+            average.copy_(cut_like(averages[name], average))
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:

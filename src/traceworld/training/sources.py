@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
 
 from traceworld.errors import ConfigError
 from traceworld.models.normalisation import Normalisation
-from traceworld.traces.store import open_dataset
+from traceworld.traces.store import Dataset, open_dataset
 from traceworld.traces.types import Clock
 from traceworld.traces.windows import WindowConfig, WindowSet, side
 from traceworld.training.config import TrainConfig
 from traceworld.training.data import WindowSource
+from traceworld.training.mixture import is_plain, read_mixture, shares_of
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,11 @@ class TrainingData:
 def open_training_data(
     config: TrainConfig, image_size: tuple[int, int], scales: Normalisation | None = None
 ) -> TrainingData:
-    """The windows of `config.data`, one source per clock that has a share.
+    """The windows of `config.data`, one source per clock that has a share (and per store, if the stores are weighted).
+
+    s_Δ and the depth range are those of all clips of all stores together, each clip counting alike: a model has one scale, and
+    one that followed the weights would change the meaning of the loss from mixture to mixture. Validation windows are spread
+    over all stores, unweighted.
 
     Args:
         config: the run.
@@ -47,39 +55,43 @@ def open_training_data(
     # Importing it makes RGB-D folders readable with their depth registered to the colour camera (perception.clip_media).
     import traceworld.perception.sources  # noqa: F401
 
-    datasets = [open_dataset(path) for path in config.data]
+    stores = read_mixture(config.data)
+    datasets = [open_dataset(store.path) for store in stores]
     clip_ids = [name for dataset in datasets for name in dataset.clip_ids]
     sides = {side(name, config.val_fraction) for name in clip_ids}
     if clip_ids and "train" not in sides:
         raise ConfigError("leaves no clip to train on", where="TrainConfig.val_fraction", mend="lower it")
-    train, weights, val = [], [], []
+    pooled, train, weights, val = [], [], [], []
     for window, weight in windows_of(config):
-        source = WindowSet(
-            datasets,
-            window,
-            seed=config.seed,
-            image_size=image_size,
-            split="train",
-            val_fraction=config.val_fraction,
-            min_motion=config.min_motion,
-            s_delta=_kept(scales, window),
-        )
-        train.append(source)
-        weights.append(weight)
-        if "val" in sides:
-            val.append(
-                WindowSet(
-                    datasets,
-                    window,
-                    seed=config.seed,
-                    image_size=image_size,
-                    split="val",
-                    val_fraction=config.val_fraction,
-                    min_motion=config.min_motion,
-                    s_delta=source.s_delta,
-                )
+
+        def windows(
+            datasets: Sequence[Dataset],
+            split: Literal["train", "val"],
+            s_delta: Sequence[float | int] | np.ndarray | None,
+            window: WindowConfig = window,
+        ) -> WindowSet:
+            return WindowSet(
+                datasets,
+                window,
+                seed=config.seed,
+                image_size=image_size,
+                split=split,
+                val_fraction=config.val_fraction,
+                min_motion=config.min_motion,
+                s_delta=s_delta,
             )
-    return TrainingData(train, weights, val, _normalisation(train, scales))
+
+        source = windows(datasets, "train", _kept(scales, window))
+        pooled.append(source)
+        parts, shares = [source], [1.0]
+        if not is_plain(stores):
+            parts = [windows([dataset], "train", source.s_delta) for dataset in datasets]
+            shares = shares_of(stores, [len(part) for part in parts])
+        train += parts
+        weights += [weight * share for share in shares]
+        if "val" in sides:
+            val.append(windows(datasets, "val", source.s_delta))
+    return TrainingData(train, weights, val, _normalisation(pooled, scales))
 
 
 def windows_of(config: TrainConfig) -> list[tuple[WindowConfig, float]]:

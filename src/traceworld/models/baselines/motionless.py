@@ -13,6 +13,7 @@ class NothingMoves:
 
     name = "nothing-moves"
     num_parameters = 0
+    takes = ()
 
     def __init__(self, horizon: int = 32):
         self.horizon = horizon

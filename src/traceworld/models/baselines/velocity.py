@@ -21,6 +21,7 @@ class ConstantVelocity:
     """
 
     num_parameters = 0
+    takes = ("history",)
 
     def __init__(self, damping: float = 1.0, horizon: int = 32):
         if not 0 <= damping <= 1:

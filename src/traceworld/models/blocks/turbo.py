@@ -21,6 +21,9 @@ def turbo_table() -> Float[Tensor, "256 3"]:
     return torch.from_numpy(np.ascontiguousarray(bgr[:, ::-1])).float() / 255
 
 
+_TURBO = turbo_table()  # made here, since a compiler cannot see through OpenCV
+
+
 def log_depth_unit(
     depth_m: Float[Tensor, "*batch"], log_range: Float[Tensor, " 2"]
 ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
@@ -42,5 +45,5 @@ def log_depth_unit(
 def turbo_picture(depth_m: Float[Tensor, "B H W"], log_range: Float[Tensor, " 2"]) -> Float[Tensor, "B 3 H W"]:
     """Depth rendered as RGB in [0, 1]; unknown pixels get the colour of "far" (index 0), as in the released code."""
     unit, _ = log_depth_unit(depth_m, log_range)
-    table = turbo_table().to(depth_m.device)
+    table = _TURBO.to(depth_m.device)
     return table[(unit * 255).long()].movedim(-1, 1)

@@ -51,6 +51,8 @@ class SmolVLMPrefixConfig:
         rope_base: rotary base; None keeps the one the language model was trained with (`text_rope_theta`).
         attention: `causal`, as the frozen language model was trained, or `bidirectional` (released μ0 code).
         embedding_scale: `none`, or `sqrt_width`: multiply image and text embeddings by √width (released μ0 code).
+        depth_lora_rank, depth_lora_alpha: a low-rank adapter in every SigLIP layer for the depth picture only (released
+            μ0 code); rank 0: none, depth shares the deeper layers as they are (paper).
     """
 
     kind: Literal["smolvlm"] = "smolvlm"
@@ -76,6 +78,8 @@ class SmolVLMPrefixConfig:
     rope_base: float | None = None
     attention: Literal["causal", "bidirectional"] = "causal"
     embedding_scale: Literal["none", "sqrt_width"] = "none"
+    depth_lora_rank: int = 0
+    depth_lora_alpha: float = 16.0
 
 
 PrefixConfig = NanoPrefixConfig | SmolVLMPrefixConfig
@@ -116,6 +120,7 @@ class ExpertConfig:
         history_time: the flow time that modulates history tokens: `shared`: the control tokens' τ (released code);
             `clean`: always 0, since history is never noisy. Then its keys and values are computed once per observation.
         summary: add the prefix's pooled last features to the adaLN condition (ours; for the small prefix).
+        clock: add an embedding of the clock to the adaLN condition (the released code knows one clock).
     """
 
     width: int = 288
@@ -128,6 +133,7 @@ class ExpertConfig:
     history_scale: Literal["none", "s_delta"] = "none"
     history_time: Literal["shared", "clean"] = "shared"
     summary: bool = False
+    clock: bool = True
 
 
 @dataclass(frozen=True)
@@ -159,6 +165,10 @@ class Mu0Config:
         history, horizon, num_controls: h, H, D of the paper. degree, knots: of the B-spline (`geometry.bspline`).
         euler_steps: steps of the sampler from τ=1 to 0.
         stop_threshold: the trace is frozen from the first step whose validity probability is below this.
+        target: `spline`: flow over the D control points; `raw`: over the H steps themselves (Table 6, w/o B-spline), then
+            num_controls is the horizon.
+        use_depth, use_history: without one, the model has no part that could read it (Table 6).
+        compat: `official`: as the released code does it, `official.switches` says in what; `none`: the paper's intent.
     """
 
     size: str = "custom"
@@ -169,6 +179,10 @@ class Mu0Config:
     knots: Literal["uniform", "official"] = "uniform"
     euler_steps: int = 4
     stop_threshold: float = 0.5
+    target: Literal["spline", "raw"] = "spline"
+    use_depth: bool = True
+    use_history: bool = True
+    compat: Literal["none", "official"] = "none"
     prefix: PrefixConfig = field(default_factory=NanoPrefixConfig)
     local: LocalFeatureConfig = field(default_factory=LocalFeatureConfig)
     expert: ExpertConfig = field(default_factory=ExpertConfig)
@@ -181,6 +195,16 @@ class Mu0Config:
             raise ConfigError(f"does not divide history={self.history}", where="expert.history_group")
         if self.num_controls % self.expert.control_group:
             raise ConfigError(f"does not divide num_controls={self.num_controls}", where="expert.control_group")
+        if self.target == "raw" and self.num_controls != self.horizon:
+            raise ConfigError(
+                f"a raw target has a point per step, not {self.num_controls} for {self.horizon}",
+                where="num_controls",
+                mend=f"set it to {self.horizon}, and expert.control_group with it",
+            )
+        if self.expert.anchor_z and not self.use_depth:
+            raise ConfigError(
+                "a model without depth is not told z either", where="expert.anchor_z", mend="set it False"
+            )
         if self.local.source == "prefix" and self.prefix.kind != "nano":
             raise ConfigError("only the nano prefix has maps of its own", where="local.source", mend="use 'dino'")
         if self.expert.summary and self.prefix.kind != "nano":
@@ -192,6 +216,10 @@ class Mu0Config:
         )
         if width % heads or (width // heads) % 2:
             raise ConfigError(f"{heads} heads do not split width {width} into even parts", where="prefix")
+        if self.compat == "official":
+            from traceworld.models.mu0.official.switches import check_official
+
+            check_official(self)
 
     @property
     def image_size(self) -> tuple[int, int]:

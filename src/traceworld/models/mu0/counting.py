@@ -10,6 +10,7 @@ from torch import nn
 from traceworld.models.mu0.config import Mu0Config
 from traceworld.models.mu0.expert import ExpertLayer
 from traceworld.models.mu0.model import Mu0Model
+from traceworld.models.mu0.official.key_map import unread_parameters
 from traceworld.models.mu0.prefix_nano import NanoPrefix
 from traceworld.models.mu0.sizes import mu0_config
 
@@ -18,7 +19,8 @@ def count_parameters(size: str | Mu0Config) -> dict[str, int]:
     """Parameters of a size (or config): `total`, `trainable`, and per part (the parts add up to `total`).
 
     The published sizes (342M, 568M, 2.59B; mu0-paper Table 7) count the VLM with its language head (which is not tied to the
-    embedding, and which traces do not use), SigLIP, DINOv2, and everything trained. So does this.
+    embedding, and which traces do not use), SigLIP, DINOv2, and everything trained. So does this. In compat with the released
+    code it also counts, as `released_unread`, the numbers that the release trains and nothing reads; our model has none.
 
     Raises:
         ConfigError: no such size.
@@ -28,10 +30,12 @@ def count_parameters(size: str | Mu0Config) -> dict[str, int]:
         model = Mu0Model(config)
     parts = _parts(model)
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
-    parameters = list(model.parameters())
+    if config.compat == "official":
+        counts["released_unread"] = unread_parameters(config)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return {
-        "total": sum(p.numel() for p in parameters),
-        "trainable": sum(p.numel() for p in parameters if p.requires_grad),
+        "total": sum(counts.values()),
+        "trainable": trainable + counts.get("released_unread", 0),
         **counts,
     }
 
@@ -59,6 +63,7 @@ def _parts(model: Mu0Model) -> dict[str, nn.Module]:
             "vlm_vision": nn.ModuleList([vlm.model.vision_model, vlm.model.connector]),
             "vlm_text": vlm.model.text_model,
             "vlm_language_head": vlm.lm_head,
-            "depth_stem": model.prefix.depth_stem,
         }
+        depth = {"depth_stem": model.prefix.depth_stem, "depth_adapter": model.prefix.depth_adapter}
+        parts |= {name: part for name, part in depth.items() if part is not None}
     return parts

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from traceworld.models.mu0.config import LocalFeatureConfig
-from traceworld.models.mu0.pictures import resize_rgb
+from traceworld.models.mu0.conventions import Conventions
 from traceworld.models.pretrained import load_pretrained
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -30,12 +30,12 @@ def sample_maps(
 class DinoFeatures(nn.Module):
     """The patch features of a frozen DINOv2 (transformers' `Dinov2Model`)."""
 
-    def __init__(self, config: LocalFeatureConfig):
+    def __init__(self, config: LocalFeatureConfig, conventions: Conventions | None = None):
         super().__init__()
         from traceworld.extras import require
 
         transformers = require("transformers")
-        self.config = config
+        self.config, self.conventions = config, conventions or Conventions()
         self.map_channels = (config.width,)
         dino_config = transformers.Dinov2Config(
             hidden_size=config.width,
@@ -58,7 +58,7 @@ class DinoFeatures(nn.Module):
     @torch.no_grad()
     def forward(self, batch: Mapping[str, Any]) -> tuple[Float[Tensor, "B _C _Hf _Wf"], ...]:
         size = self.config.image_size
-        pixels = resize_rgb(batch["image"], size, size)
+        pixels = self.conventions.dino_rgb(batch["image"], size)
         mean, std = (pixels.new_tensor(x)[:, None, None] for x in (_IMAGENET_MEAN, _IMAGENET_STD))
         pixels = ((pixels - mean) / std).to(self.dino.dtype)
         patches = self.dino(pixel_values=pixels).last_hidden_state[:, 1:]

@@ -17,7 +17,8 @@ def draw_tau(
     shape: tuple[int, ...], kind: Literal["uniform", "beta"], generator: torch.Generator | None, device: torch.device
 ) -> Float[Tensor, "*shape"]:
     """Flow times: U[0, 1], or 0.999 · Beta(1.5, 1) + 0.001 (by inversion: its distribution function is x^1.5)."""
-    uniform = torch.rand(shape, generator=generator, device=device)
+    given = {} if generator is None else {"generator": generator}  # None cannot be traced with sizes that vary
+    uniform = torch.rand(shape, device=device, **given)
     return uniform if kind == "uniform" else 0.999 * uniform ** (1 / 1.5) + 0.001
 
 
@@ -27,10 +28,13 @@ def masked_mean(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -
 
 
 def flow_loss(
-    velocity: Float[Tensor, "B R N D 3"], target: Float[Tensor, "B R N D 3"], mask: Bool[Tensor, "B N"]
+    velocity: Float[Tensor, "B R N D 3"], target: Float[Tensor, "B R N D 3"], mask: Bool[Tensor, "B N *D"]
 ) -> Float[Tensor, ""]:
-    """eq. 7: squared error of the velocity, mean over controls and axes, then over the keypoints of `mask` and draws."""
-    error = (velocity.float() - target.float()).square().mean(dim=(-1, -2))
+    """eq. 7: squared error of the velocity, mean over controls and axes, then over the keypoints of `mask` and draws.
+
+    A mask [B,N,D] counts single controls instead of keypoints: the mean is over axes, then over those controls and draws.
+    """
+    error = (velocity.float() - target.float()).square().mean(dim=(-1, -2) if mask.ndim == 2 else -1)
     return masked_mean(error, mask[:, None].expand_as(error))
 
 

@@ -7,16 +7,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from traceworld.errors import CheckpointError
+from traceworld.models.backbones import Backbone
 from traceworld.models.blocks.embeddings import TimeEmbedding
 from traceworld.models.mu0 import losses
 from traceworld.models.mu0.config import Mu0Config, NanoPrefixConfig
+from traceworld.models.mu0.conventions import Conventions, conventions_of
 from traceworld.models.mu0.expert import KeyValue, PrefixContext, TraceExpert
 from traceworld.models.mu0.local_features import DinoFeatures
 from traceworld.models.mu0.prefix import Prefix
 from traceworld.models.mu0.prefix_nano import NanoPrefix
+from traceworld.models.mu0.targets import target_of
 from traceworld.models.mu0.tokens import KeypointTokens, Query
 from traceworld.models.normalisation import CLOCKS, Normalisation
 
@@ -59,8 +63,10 @@ class Mu0Model(nn.Module):
     def __init__(self, config: Mu0Config, normalisation: Normalisation | Mapping[str, Any] | None = None):
         super().__init__()
         self.config = config
-        self.prefix = _build_prefix(config)
-        self.features = DinoFeatures(config.local) if config.local.source == "dino" else None
+        self.conventions = conventions_of(config)
+        self.target = target_of(config)
+        self.prefix = _build_prefix(config, self.conventions)
+        self.features = DinoFeatures(config.local, self.conventions) if config.local.source == "dino" else None
         local_channels = {
             "dino": config.local.width,
             "prefix": sum(self.prefix.map_channels),
@@ -78,8 +84,9 @@ class Mu0Model(nn.Module):
             self.prefix.rope_base,
         )
         self.time_embedding = TimeEmbedding(width)
-        self.clock_embedding = nn.Embedding(len(CLOCKS), width)
-        nn.init.zeros_(self.clock_embedding.weight)
+        if config.expert.clock:
+            self.clock_embedding = nn.Embedding(len(CLOCKS), width)
+            nn.init.zeros_(self.clock_embedding.weight)
         if config.expert.summary:
             self.summary_proj = nn.Linear(self.prefix.summary_width, width)
         self.velocity_proj = nn.Linear(width, 3 * config.expert.control_group)
@@ -104,11 +111,24 @@ class Mu0Model(nn.Module):
 
         Raises:
             MissingWeightsError: they are not on this machine; says licence and command.
+            CheckpointError: they do not fit, or loading has unfrozen them.
         """
         if not isinstance(self.prefix, NanoPrefix):
             self.prefix.load_pretrained()
         if self.features is not None:
             self.features.load_pretrained()
+        check_frozen(self)
+
+    def backbones(self) -> tuple[Backbone, ...]:
+        """The published parts, by hub id and (once their weights are loaded) revision; a random model has none."""
+        found = []
+        if not isinstance(self.prefix, NanoPrefix) and self.prefix.config.hub_id is not None:
+            revision = self.prefix.config.revision or _commit(self.prefix.vlm)
+            found.append(Backbone("prefix.vlm", "SmolVLMForConditionalGeneration", self.prefix.config.hub_id, revision))
+        if self.features is not None:
+            revision = self.config.local.revision or _commit(self.features.dino)
+            found.append(Backbone("features.dino", "Dinov2Model", self.config.local.hub_id, revision))
+        return tuple(found)
 
     def enable_gradient_checkpointing(self, on: bool = True) -> None:
         """Recompute each expert layer (and each layer of a large prefix) in the backward pass."""
@@ -130,7 +150,7 @@ class Mu0Model(nn.Module):
         """Prefix and keypoints as the denoiser needs them; shared by all samples, draws and Euler steps."""
         maps = self.features(batch) if self.features is not None else prefix.maps
         query = self.tokens.observe(batch, maps, self.s_delta, self.depth_log_range)
-        condition = self.clock_embedding(batch["clock"])
+        condition = self._clock_condition(batch["clock"])
         if self.config.expert.summary:
             assert prefix.summary is not None, "the config promises a summary"
             condition = condition + self.summary_proj(prefix.summary)
@@ -138,6 +158,11 @@ class Mu0Model(nn.Module):
         if self.config.expert.history_time == "clean":
             context = replace(context, history=self._run_history(context, condition.new_zeros(len(condition), 1)))
         return context
+
+    def _clock_condition(self, clock: Int[Tensor, " B"]) -> Float[Tensor, "B E"]:
+        if self.config.expert.clock:
+            return self.clock_embedding(clock)
+        return self.s_delta.new_zeros(len(clock), self.config.expert.width)
 
     # The denoiser
 
@@ -167,6 +192,8 @@ class Mu0Model(nn.Module):
 
     def _run_history(self, context: Context, tau: Float[Tensor, "B R"]) -> dict[int, KeyValue]:
         query, R = context.query, tau.shape[1]
+        if not self.config.use_history:
+            return {}
         condition = context.condition[:, None] + self.time_embedding(tau)
         group = torch.arange(query.history.shape[1], device=tau.device) % self.tokens.history_groups
         causal = group[None, :] <= group[:, None]
@@ -179,18 +206,20 @@ class Mu0Model(nn.Module):
     def loss(self, batch: Mapping[str, Any], generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """eq. 10 and its parts (`loss`, `flow`, `done`, `rig`), averaged over `config.loss.draws` draws of (τ, ε)."""
         options = self.config.loss
-        clean = batch["controls"][:, None]
+        target = self.target.of(batch)
+        clean = target.points[:, None]
         shape = (len(clean), options.draws)
         tau = losses.draw_tau(shape, options.tau, generator, self.device)
-        noise = torch.randn((*shape, *clean.shape[2:]), generator=generator, device=self.device)
+        given = {} if generator is None else {"generator": generator}  # None cannot be traced with sizes that vary
+        noise = torch.randn((*shape, *clean.shape[2:]), device=self.device, **given)
         at = tau[..., None, None, None]
         noisy = at * noise + (1 - at) * clean  # eq. 6
         velocity, logits = self.denoise(noisy, tau, self.context(batch, self.encode(batch)))
-        usable = batch["controls_usable"] & batch["present"]
+        rebuilt = noisy - at * velocity.float()
         parts = {
-            "flow": losses.flow_loss(velocity, noise - clean, usable),
+            "flow": losses.flow_loss(velocity, noise - clean, target.counts),
             "done": losses.validity_loss(logits, batch["future_valid"], batch["present"]),
-            "rig": losses.rigidity_loss(noisy - at * velocity.float(), batch["part_id"], usable, options.rigidity),
+            "rig": losses.rigidity_loss(rebuilt, batch["part_id"], target.whole, options.rigidity),
         }
         total = parts["flow"] + options.lambda_done * parts["done"] + options.lambda_rig * parts["rig"]
         return {"loss": total, **parts}
@@ -233,9 +262,27 @@ class Mu0Model(nn.Module):
         return controls, logits.float()
 
 
-def _build_prefix(config: Mu0Config) -> NanoPrefix | SmolVLMPrefix:
+def _build_prefix(config: Mu0Config, conventions: Conventions) -> NanoPrefix | SmolVLMPrefix:
     if isinstance(config.prefix, NanoPrefixConfig):
-        return NanoPrefix(config.prefix)
+        return NanoPrefix(config.prefix, config.use_depth)
     from traceworld.models.mu0.prefix_smolvlm import SmolVLMPrefix
 
-    return SmolVLMPrefix(config.prefix)
+    return SmolVLMPrefix(config.prefix, conventions, config.use_depth)
+
+
+def _commit(module: Any) -> str | None:
+    """The hub's revision that was loaded into a transformers module."""
+    return getattr(module.config, "_commit_hash", None)
+
+
+def check_frozen(model: Mu0Model) -> None:
+    """
+    Raises:
+        CheckpointError: a parameter of a published part would be trained.
+    """
+    frozen: list[nn.Module] = [model.features] if model.features is not None else []
+    if not isinstance(model.prefix, NanoPrefix):
+        frozen.append(model.prefix.vlm)
+    loose = sum(p.numel() for part in frozen for p in part.parameters() if p.requires_grad)
+    if loose:
+        raise CheckpointError(f"{loose} parameters of the frozen backbones would be trained", where="Mu0Model")

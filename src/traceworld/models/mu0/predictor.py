@@ -10,13 +10,11 @@ import torch
 from jaxtyping import Bool, Float, Float32
 
 from traceworld.errors import ConfigError, InvalidInputError
-from traceworld.geometry.bspline import decode
 from traceworld.geometry.cameras import K_to_uv
 from traceworld.models.mu0.config import Mu0Config
 from traceworld.models.mu0.model import Mu0Model
 from traceworld.models.mu0.noise import keypoint_noise
 from traceworld.models.normalisation import CLOCKS
-from traceworld.traces.batching import resize_depth, resize_picture
 from traceworld.traces.types import Observation, TracePrediction
 
 _STEP_TOLERANCE = 0.01
@@ -112,19 +110,22 @@ class Mu0Predictor:
         history, history_valid, z = self._history(observation, uv, z, known)
         depth = observation.depth_m
         has_depth = depth is not None and bool(np.isfinite(depth).any())
-        picture = resize_depth(depth.astype(np.float32), size) if has_depth and depth is not None else None
+        conventions = self.model.conventions
+        picture = (
+            conventions.observed_depth(depth.astype(np.float32), size) if has_depth and depth is not None else None
+        )
         height, width = observation.image.shape[:2]
         K = None if observation.K is None else K_to_uv(observation.K.astype(np.float64), width, height)
         shown = np.concatenate([uv, np.where(known, z, 0)[:, None]], axis=1).astype(np.float32)
         fields = {
-            "image": resize_picture(observation.image, size),
+            "image": conventions.observed_picture(observation.image, size),
             "depth_m": np.full(size[::-1], np.nan, np.float32) if picture is None else picture,
             "depth_present": np.bool_(has_depth),
             "K_uv": np.zeros(4, np.float32) if K is None else K.astype(np.float32),
             "anchor_uvz": shown,
             "anchor_z_known": known,
             "history": history,
-            "history_valid": history_valid,
+            "history_valid": conventions.history_shown(history_valid, observation.history_uvz is not None),
             "present": np.ones(N, bool),
             "part_id": np.full(N, -1) if observation.part_id is None else observation.part_id.astype(np.int64),
             "clock": np.int64(CLOCKS.index(observation.clock)),
@@ -181,10 +182,11 @@ class Mu0Predictor:
         scale: tuple[float, ...],
     ) -> tuple[Float32[np.ndarray, "S N H 3"], Bool[np.ndarray, "S N H"], Float32[np.ndarray, "S N H"]]:
         config = self.config
-        offset = decode(controls, horizon=config.horizon, knots=config.knots, degree=config.degree)
+        offset = self.model.target.decode(controls)
         uvz = (offset * np.asarray(scale, np.float32) + anchor[:, None]).astype(np.float32)
         probability = (1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32)
-        return *freeze_past_end(uvz, anchor, probability, config.stop_threshold), probability
+        frozen, valid = freeze_past_end(uvz, anchor, probability, config.stop_threshold)
+        return frozen if self.model.conventions.freezes_past_end else uvz, valid, probability
 
 
 def freeze_past_end(

@@ -33,6 +33,11 @@ class Prefix:
     summary: Float[Tensor, "B C"] | None = None
 
 
+def depth_rows(batch: Mapping[str, Any]) -> Int[Tensor, " rows"]:
+    """Which observations have depth. A batch may hold them as `depth_rows`: counting them stops a GPU and a compiler."""
+    return batch["depth_rows"] if "depth_rows" in batch else batch["depth_present"].nonzero()[:, 0]
+
+
 class PrefixEncoder(Protocol):
     """A module that turns the observation part of a batch into a `Prefix`.
 

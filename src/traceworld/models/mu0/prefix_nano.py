@@ -20,7 +20,7 @@ from traceworld.models.blocks.rotary import rotary_angles, rotate
 from traceworld.models.blocks.turbo import turbo_picture
 from traceworld.models.mu0.config import NanoPrefixConfig
 from traceworld.models.mu0.pictures import resize_depth, resize_rgb
-from traceworld.models.mu0.prefix import Prefix
+from traceworld.models.mu0.prefix import Prefix, depth_rows
 
 _WORD = re.compile(r"[^\W_]+")
 _POSITION_FREQS = 5
@@ -110,16 +110,17 @@ class NanoPrefix(nn.Module):
     with a token's); words have positions 1, 2, …; the suffix comes after the last word.
     """
 
-    def __init__(self, config: NanoPrefixConfig):
+    def __init__(self, config: NanoPrefixConfig, use_depth: bool = True):
         super().__init__()
-        self.config = config
+        self.config, self.use_depth = config, use_depth
         self.num_layers, self.num_heads, self.num_kv_heads = config.layers, config.heads, config.heads
         self.head_dim = config.width // config.heads
         self.rope_base = config.rope_base
         self.map_channels = (*config.stem_channels[1:], config.width)
         self.summary_width = config.width
         self.rgb_stem = _Stem(config.stem_channels, config.width)
-        self.depth_stem = copy.deepcopy(self.rgb_stem)
+        if use_depth:
+            self.depth_stem = copy.deepcopy(self.rgb_stem)
         self.place_proj = nn.Linear(4 * _POSITION_FREQS, config.width)
         self.word_embedding = nn.Embedding(config.word_buckets, config.width)
         nn.init.normal_(self.word_embedding.weight, std=0.7)
@@ -131,7 +132,7 @@ class NanoPrefix(nn.Module):
 
     def forward(self, batch: Mapping[str, Any], depth_log_range: Float[Tensor, " 2"]) -> Prefix:
         maps = self._maps(batch, depth_log_range)
-        tokens, mask, positions, end = self._tokens(maps[-1], batch["instruction"])
+        tokens, mask, positions, end = self._tokens(maps[-1], batch.get("words", batch.get("instruction")))
         cos, sin = rotary_angles(positions, self.head_dim, self.rope_base)
         keys, values, x = [], [], tokens
         for layer in self.layers:
@@ -149,7 +150,7 @@ class NanoPrefix(nn.Module):
     def _maps(self, batch: Mapping[str, Any], depth_log_range: Tensor) -> list[Tensor]:
         size = self.config.image_height, self.config.image_width
         maps = self.rgb_stem(resize_rgb(batch["image"], *size))
-        rows = batch["depth_present"].nonzero()[:, 0]
+        rows = depth_rows(batch) if self.use_depth else ()
         if len(rows):
             picture = turbo_picture(resize_depth(batch["depth_m"][rows], *size), depth_log_range)
             maps = [
@@ -158,15 +159,21 @@ class NanoPrefix(nn.Module):
             ]
         return maps
 
-    def _tokens(self, deepest: Tensor, instructions: Sequence[str]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def read(self, instructions: Sequence[str]) -> tuple[Int[Tensor, "B W 2"], Bool[Tensor, "B W"]]:
+        """The words of the instructions; a batch may hold them as `words` instead."""
+        return hash_words(instructions, self.config.word_buckets, self.config.max_words)
+
+    def _tokens(
+        self, deepest: Tensor, words: Sequence[str] | tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         B, _, height, width = deepest.shape
         device = deepest.device
         v = (torch.arange(height, device=device) + 0.5) / height * 2 - 1
         u = (torch.arange(width, device=device) + 0.5) / width * 2 - 1
         place = torch.stack([u.expand(height, -1), v[:, None].expand(-1, width)], dim=-1).flatten(0, 1)
         image = deepest.flatten(2).mT + self.place_proj(fourier_features(place / 2, _POSITION_FREQS))
-        ids, known = (x.to(device) for x in hash_words(instructions, self.config.word_buckets, self.config.max_words))
-        words = self.word_embedding(ids).mean(dim=2)
+        ids, known = (x.to(device) for x in (self.read(words) if isinstance(words[0], str) else words))
+        read = self.word_embedding(ids).mean(dim=2)
         mask = torch.cat([known.new_ones(B, height * width), known], dim=1)
         positions = torch.cat([known.new_zeros(B, height * width).long(), known.cumsum(1)], dim=1)
-        return torch.cat([image, words.to(image.dtype)], dim=1), mask, positions, known.sum(1) + 1
+        return torch.cat([image, read.to(image.dtype)], dim=1), mask, positions, known.sum(1) + 1

@@ -17,10 +17,10 @@ from torch.utils.checkpoint import checkpoint
 from traceworld.extras import require
 from traceworld.models.blocks.attention import attend, merge_heads, split_heads
 from traceworld.models.blocks.rotary import rotary_angles, rotate
-from traceworld.models.blocks.turbo import turbo_picture
 from traceworld.models.mu0.config import SmolVLMPrefixConfig
-from traceworld.models.mu0.pictures import resize_depth, resize_rgb
-from traceworld.models.mu0.prefix import Prefix
+from traceworld.models.mu0.conventions import Conventions
+from traceworld.models.mu0.depth_adapter import DepthAdapter
+from traceworld.models.mu0.prefix import Prefix, depth_rows
 from traceworld.models.pretrained import load_pretrained, missing_weights
 
 
@@ -60,7 +60,7 @@ def load_tokenizer(hub_id: str, revision: str | None) -> Any:
     """The cached tokenizer of a hub model. MissingWeightsError if it is not on this machine."""
     try:
         return require("transformers").AutoTokenizer.from_pretrained(hub_id, revision=revision, local_files_only=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: the config is cached, the tokenizer is not
         raise missing_weights(hub_id, revision) from error
 
 
@@ -69,24 +69,41 @@ class SmolVLMPrefix(nn.Module):
 
     Attributes:
         vlm: the frozen `SmolVLMForConditionalGeneration`, its unused language head included, as published.
-        depth_stem: trainable patch embedding for Turbo depth, cloned from the RGB one.
+        depth_stem: trainable patch embedding for Turbo depth, cloned from the RGB one; None without depth.
+        depth_adapter: trainable low-rank changes of the SigLIP layers for depth; None where they are shared as they are.
         tokenizer: callable(list of prompts) → (ids [B,W], mask [B,W]); by default the hub model's.
+        tokenizer_folder: where its files are, if not in the hub cache.
     """
 
     map_channels: tuple[int, ...] = ()
     summary_width = 0
 
-    def __init__(self, config: SmolVLMPrefixConfig):
+    def __init__(
+        self, config: SmolVLMPrefixConfig, conventions: Conventions | None = None, use_depth: bool = True
+    ) -> None:
         super().__init__()
         transformers = require("transformers")
-        self.config = config
+        self.config, self.conventions = config, conventions or Conventions()
         self.num_layers, self.num_heads, self.num_kv_heads = config.layers, config.text_heads, config.text_kv_heads
         self.head_dim = config.text_width // config.text_heads
         self.rope_base = config.text_rope_theta if config.rope_base is None else config.rope_base
         self.gradient_checkpointing = False
         self.vlm = transformers.SmolVLMForConditionalGeneration(smolvlm_config(config)).eval().requires_grad_(False)
-        self.depth_stem = copy.deepcopy(self.vlm.model.vision_model.embeddings.patch_embedding).requires_grad_(True)
+        self.depth_stem: nn.Module | None = None
+        self.depth_adapter: DepthAdapter | None = None
+        if use_depth:
+            stem = self.vlm.model.vision_model.embeddings.patch_embedding
+            self.depth_stem = copy.deepcopy(stem).requires_grad_(True)
+            if config.depth_lora_rank:
+                self.depth_adapter = DepthAdapter(
+                    config.vision_layers,
+                    config.vision_width,
+                    config.vision_mlp,
+                    config.depth_lora_rank,
+                    config.depth_lora_alpha,
+                )
         self.tokenizer = self._tokenize
+        self.tokenizer_folder: str | None = None
 
     def load_pretrained(self) -> None:
         """Fill in the published weights and clone the depth stem from them.
@@ -99,8 +116,9 @@ class SmolVLMPrefix(nn.Module):
         if self.config.hub_id is None:
             raise missing_weights("the config names no hub_id", None)
         load_pretrained(self.vlm, "SmolVLMForConditionalGeneration", self.config.hub_id, self.config.revision)
-        stem = self.vlm.model.vision_model.embeddings.patch_embedding
-        self.depth_stem.load_state_dict(stem.state_dict())
+        if self.depth_stem is not None:
+            stem = self.vlm.model.vision_model.embeddings.patch_embedding
+            self.depth_stem.load_state_dict(stem.state_dict())
 
     def train(self, mode: bool = True) -> SmolVLMPrefix:
         super().train(mode)
@@ -109,13 +127,13 @@ class SmolVLMPrefix(nn.Module):
 
     def forward(self, batch: Mapping[str, Any], depth_log_range: Float[Tensor, " 2"]) -> Prefix:
         size, present = self.config.image_size, batch["depth_present"]
-        rgb = self._see(resize_rgb(batch["image"], size, size), None)
-        ids, word_mask = self.tokenizer([self.config.prompt.format(text) for text in batch["instruction"]])
+        rgb = self._see(self.conventions.rgb(batch["image"], size, size), None)
+        ids, word_mask = batch["words"] if "words" in batch else self.read(batch["instruction"])
         words = self.vlm.model.text_model.embed_tokens(ids.to(rgb.device)).to(rgb.dtype)
         parts, masks = [rgb, words], [rgb.new_ones(rgb.shape[:2], dtype=torch.bool), word_mask.to(rgb.device)]
-        rows = present.nonzero()[:, 0]
+        rows = depth_rows(batch) if self.depth_stem is not None else ()
         if len(rows):  # absent depth is not encoded, only its place is kept while another sample of the batch has depth
-            picture = turbo_picture(resize_depth(batch["depth_m"][rows], size, size), depth_log_range)
+            picture = self.conventions.depth_picture(batch["depth_m"][rows], depth_log_range, size, size)
             depth = torch.zeros_like(rgb).index_copy(0, rows, self._see(picture, self.depth_stem).to(rgb.dtype))
             parts.insert(1, depth)
             masks.insert(1, present[:, None].expand(-1, rgb.shape[1]))
@@ -126,8 +144,16 @@ class SmolVLMPrefix(nn.Module):
         keys, values = self._read(embeddings, mask, positions.clamp(min=0))
         return Prefix(keys, values, mask, mask.sum(1))
 
+    def read(self, instructions: Sequence[str]) -> tuple[Int[Tensor, "B W"], Bool[Tensor, "B W"]]:
+        """The tokens of the instructions; a batch may hold them as `words` instead."""
+        texts = [self.conventions.instruction(text) for text in instructions]
+        return self.tokenizer([self.config.prompt.format(text) for text in texts])
+
     def _see(self, picture: Float[Tensor, "B 3 H W"], stem: nn.Module | None) -> Float[Tensor, "B L C"]:
-        """One picture in [0, 1] → image tokens, through SigLIP and the connector; `stem` replaces the patch embedding."""
+        """One picture in [0, 1] → image tokens, through SigLIP and the connector.
+
+        A depth picture brings its `stem`, which replaces the patch embedding; with it the adapter is in force.
+        """
         vision = self.vlm.model.vision_model
         pixels = picture * 2 - 1
         patch = self.config.vision_patch
@@ -140,11 +166,14 @@ class SmolVLMPrefix(nn.Module):
         dtype = next(vision.parameters()).dtype
         inputs = {"pixel_values": pixels.to(dtype), "patch_attention_mask": whole}
         hidden = functional_call(vision.embeddings, replaced, args=(), kwargs=inputs)
-        for layer in vision.encoder.layers:
+        for index, layer in enumerate(vision.encoder.layers):
+            run = layer
+            if stem is not None and self.depth_adapter is not None:
+                run = functools.partial(self.depth_adapter, index, layer)
             if self.gradient_checkpointing and hidden.requires_grad:
-                hidden = checkpoint(layer, hidden, None, use_reentrant=False)
+                hidden = checkpoint(run, hidden, None, use_reentrant=False)
             else:
-                hidden = layer(hidden, None)
+                hidden = run(hidden, None)
         return self.vlm.model.connector(vision.post_layernorm(hidden))
 
     def _read(
@@ -188,9 +217,12 @@ class SmolVLMPrefix(nn.Module):
         return x + layer.mlp(layer.post_attention_layernorm(x)), key, value
 
     def _tokenize(self, prompts: Sequence[str]) -> tuple[Int[Tensor, "B W"], Bool[Tensor, "B W"]]:
-        if self.config.hub_id is None:
+        if self.tokenizer_folder is not None:
+            tokenizer = load_tokenizer(self.tokenizer_folder, None)
+        elif self.config.hub_id is not None:
+            tokenizer = load_tokenizer(self.config.hub_id, self.config.revision)
+        else:
             raise missing_weights("the tokenizer of a random SmolVLM", None)
-        tokenizer = load_tokenizer(self.config.hub_id, self.config.revision)
         out = tokenizer(
             list(prompts),
             padding=True,

@@ -67,14 +67,20 @@ _SIZES = {
     "large": _full("large", _SMOLVLM_2B),
 }
 SIZES = tuple(_SIZES)
+OFFICIAL = "-official"
+"""Ending of a size's name that stands for compat with the released code."""
 
 
 def mu0_config(size: str) -> Mu0Config:
-    """The config of a named size; `dataclasses.replace` it for ablations.
+    """The config of a named size; `large-official` is `large` as the released code has it (`official.switches`).
 
     Raises:
         ConfigError: no such size; names the nearest.
     """
+    if size.endswith(OFFICIAL):
+        from traceworld.models.mu0.official.switches import official_config
+
+        return official_config(mu0_config(size.removesuffix(OFFICIAL)))
     if size not in _SIZES:
         near = difflib.get_close_matches(size, _SIZES, n=1, cutoff=0.3)
         raise ConfigError(

@@ -15,7 +15,7 @@ from traceworld.models.blocks.embeddings import fourier_features
 from traceworld.models.mu0.config import Mu0Config
 from traceworld.models.mu0.local_features import sample_maps
 
-_HISTORY, _FUTURE = 0, 1
+_HISTORY, _FUTURE = 0, -1
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,14 @@ class KeypointTokens(nn.Module):
         expert = config.expert
         width = expert.width
         self.config = config
-        self.history_groups = config.history // expert.history_group
+        self.history_groups = config.history // expert.history_group if config.use_history else 0
         self.control_groups = config.num_controls // expert.control_group
-        history_inputs = (3 + expert.history_validity) * expert.history_group
-        self.history_lift = nn.Linear(history_inputs, width)
+        if config.use_history:
+            history_inputs = (3 + expert.history_validity) * expert.history_group
+            self.history_lift = nn.Linear(history_inputs, width)
         self.control_lift = nn.Linear(3 * expert.control_group, width)
         self.group_embedding = nn.Embedding(self.history_groups + self.control_groups, width)
-        self.segment_embedding = nn.Embedding(2, width)
+        self.segment_embedding = nn.Embedding(1 + config.use_history, width)
         nn.init.normal_(self.group_embedding.weight, std=0.02)
         nn.init.normal_(self.segment_embedding.weight, std=0.02)
         place_inputs = 4 * expert.uv_freqs + (2 * expert.uv_freqs + 2 if expert.anchor_z else 0)
@@ -86,9 +87,12 @@ class KeypointTokens(nn.Module):
         if self.local_channels:
             features = sample_maps(maps, uv)
             local = F.linear(features, self.fuse_in.weight[:, self.config.expert.width :], self.fuse_in.bias)
-        history, seen = self._history(batch, s_delta)
-        base = groups[: self.history_groups] + self.segment_embedding.weight[_HISTORY]
-        history = self._fuse(history + base + place[:, :, None], local)
+        if self.config.use_history:
+            history, seen = self._history(batch, s_delta)
+            base = groups[: self.history_groups] + self.segment_embedding.weight[_HISTORY]
+            history = self._fuse(history + base + place[:, :, None], local)
+        else:
+            history, seen = place[:, :, None][:, :, :0], present[..., None][..., :0]
         base = groups[self.history_groups :] + self.segment_embedding.weight[_FUTURE]
         return Query(
             present=present,

@@ -1,0 +1,1 @@
+"""The commands of `traceworld`, by subject; `cli` puts them together."""
