@@ -184,6 +184,8 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> Sample:
             batch[key] = stacked
         elif isinstance(first, str):
             batch[key] = values
+        elif np.ndim(first) == 0:
+            batch[key] = np.array(values)
         else:
             if len({np.shape(value) for value in values}) > 1:
                 raise InvalidInputError(

@@ -6,6 +6,7 @@ history and future (mu0-paper §2.4, App. B.2, App. C). `collate` pads samples t
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -112,7 +113,7 @@ class WindowSet:
 
     def place(self, index: int) -> tuple[Clip, int]:
         """The clip and the frame of window `index`."""
-        dataset, clip, frame = (int(value) for value in self._index[index, :3])
+        dataset, clip, frame = self._index[index, :3].tolist()
         return self._caches[dataset][clip], frame
 
     @cached_property
@@ -187,6 +188,9 @@ class WindowSet:
         return np.random.default_rng([seed, epoch, _hash(clip_id), frame])
 
     def _draw_config(self, index: int, rng: np.random.Generator) -> WindowConfig:
+        if len(self.configs) == 1:
+            rng.random()  # one number is drawn per window, however many configs there are
+            return self.configs[0]
         fit = self._index[index, 3:] > 0
         weights = np.where(fit, self.weights, 0)
         # What rng.choice(len(weights), p=…) draws, without its checks, which take longer than all the rest of this.
@@ -264,6 +268,7 @@ def side(clip_id: str, val_fraction: float) -> Split:
     return "val" if _hash(clip_id) / 2**64 < val_fraction else "train"
 
 
+@functools.lru_cache(1 << 16)
 def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 

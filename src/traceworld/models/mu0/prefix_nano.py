@@ -7,7 +7,7 @@ import itertools
 import re
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -150,7 +150,7 @@ class NanoPrefix(nn.Module):
     def _maps(self, batch: Mapping[str, Any], depth_log_range: Tensor) -> list[Tensor]:
         size = self.config.image_height, self.config.image_width
         maps = self.rgb_stem(resize_rgb(batch["image"], *size))
-        rows = depth_rows(batch) if self.use_depth else ()
+        rows: Any = depth_rows(batch) if self.use_depth else ()
         if len(rows):
             picture = turbo_picture(resize_depth(batch["depth_m"][rows], *size), depth_log_range)
             maps = [
@@ -172,7 +172,8 @@ class NanoPrefix(nn.Module):
         u = (torch.arange(width, device=device) + 0.5) / width * 2 - 1
         place = torch.stack([u.expand(height, -1), v[:, None].expand(-1, width)], dim=-1).flatten(0, 1)
         image = deepest.flatten(2).mT + self.place_proj(fourier_features(place / 2, _POSITION_FREQS))
-        ids, known = (x.to(device) for x in (self.read(words) if isinstance(words[0], str) else words))
+        hashed: Any = self.read(cast(Sequence[str], words)) if isinstance(words[0], str) else words
+        ids, known = hashed[0].to(device), hashed[1].to(device)
         read = self.word_embedding(ids).mean(dim=2)
         mask = torch.cat([known.new_ones(B, height * width), known], dim=1)
         positions = torch.cat([known.new_zeros(B, height * width).long(), known.cumsum(1)], dim=1)

@@ -131,7 +131,7 @@ class SmolVLMPrefix(nn.Module):
         ids, word_mask = batch["words"] if "words" in batch else self.read(batch["instruction"])
         words = self.vlm.model.text_model.embed_tokens(ids.to(rgb.device)).to(rgb.dtype)
         parts, masks = [rgb, words], [rgb.new_ones(rgb.shape[:2], dtype=torch.bool), word_mask.to(rgb.device)]
-        rows = depth_rows(batch) if self.depth_stem is not None else ()
+        rows: Any = depth_rows(batch) if self.depth_stem is not None else ()
         if len(rows):  # absent depth is not encoded, only its place is kept while another sample of the batch has depth
             picture = self.conventions.depth_picture(batch["depth_m"][rows], depth_log_range, size, size)
             depth = torch.zeros_like(rgb).index_copy(0, rows, self._see(picture, self.depth_stem).to(rgb.dtype))
