@@ -90,7 +90,8 @@ def main(recipe: Recipe) -> dict[str, Any]:
         result = train(config)
     if result.status != "finished":
         raise SystemExit(f"training stopped at step {result.step}: run the same command again")
-    packed = pack(out, Path(result.model))
+    earlier = origin(recipe.init_from)
+    packed = pack(out, Path(result.model), earlier)
     with stage(out, "score"):
         scores = {
             clock: evaluate_forecast(
@@ -105,6 +106,7 @@ def main(recipe: Recipe) -> dict[str, Any]:
             "steps": result.step,
             "val": result.val,
             "parameters": result.parameters,
+            "started_from": earlier,
         },
         "cost_minutes": json.loads((out / "minutes.json").read_text()),
         "machine": {
@@ -167,10 +169,11 @@ def train_config(recipe: Recipe) -> TrainConfig:
     return config(recipe.out / "run", json.loads(plan.read_text())["steps"])
 
 
-def pack(out: Path, model: Path) -> Path:
+def pack(out: Path, model: Path, earlier: dict[str, Any] | None) -> Path:
     """The averaged weights as fp16: what is shipped is what is scored."""
     found = load_checkpoint(model)
-    return save_checkpoint(out / "mu0-nano", found.model, found.normalisation, found.extra, dtype="float16")
+    extra = {**found.extra, "started_from": earlier}
+    return save_checkpoint(out / "mu0-nano", found.model, found.normalisation, extra, dtype="float16")
 
 
 def card(recipe: Recipe, figures: dict[str, Any]) -> str:
@@ -186,8 +189,7 @@ def card(recipe: Recipe, figures: dict[str, Any]) -> str:
         "",
         f"- Data: {len(recipe.tasks)} tasks × {recipe.episodes} episodes with exact traces; never trained on: "
         f"{', '.join(recipe.held_out)}.",
-        f"- Training: {training['steps']} steps of {recipe.batch} windows, learning rate {recipe.lr:g}, cosine; result = average "
-        f"of the weights ({recipe.ema:g}).",
+        *(f"- {line}" for line in history(training)),
         f"- Cost on {figures['machine']['cpus']} CPU cores ({figures['machine']['arch']}), minutes: "
         + ", ".join(f"{name} {minutes:.0f}" for name, minutes in cost.items())
         + ".",
@@ -219,6 +221,26 @@ def card(recipe: Recipe, figures: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def history(training: dict[str, Any]) -> list[str]:
+    """One line for each run that the weights went through, the first one first."""
+    config = training["config"]
+    line = (
+        f"Training: {training['steps']} steps of {config['batch']} windows, {config['optimizer']}, learning rate "
+        f"{config['lr']:g}, {config['schedule']}; result = average of the weights ({config['ema']:g})."
+    )
+    earlier = training.get("started_from")
+    return [line] if earlier is None else [*history(earlier), f"{line} It started from the weights of the run before."]
+
+
+def origin(checkpoint: str | None) -> dict[str, Any] | None:
+    """What a checkpoint that training starts from says of its own training."""
+    if checkpoint is None:
+        return None
+    extra = load_checkpoint(Path(checkpoint)).extra
+    config = {**TrainConfig(data=("",), out="").to_json(), **extra["training"]}  # options that came later
+    return {"config": config, "steps": extra["step"], "started_from": extra.get("started_from")}
 
 
 @contextmanager

@@ -74,7 +74,11 @@ def test_the_card_says_only_what_was_measured(recipe, tmp_path):
                 "models": {"mu0-nano": {"no_history": found, "history": found}},
             }
         },
-        "training": {"parameters": 4_900_000, "steps": 77},
+        "training": {
+            "parameters": 4_900_000,
+            "steps": 77,
+            "config": recipe.TrainConfig(data=("x",), out="x").to_json(),
+        },
         "cost_minutes": {"train": 61.2},
         "machine": {"cpus": 2, "arch": "x86_64"},
     }
@@ -83,3 +87,16 @@ def test_the_card_says_only_what_was_measured(recipe, tmp_path):
     assert "train 61" in text
     assert "77 steps" in text
     assert f"45 tasks × {recipe.Recipe.episodes} episodes" in text
+
+
+def test_the_card_names_every_run_the_weights_went_through(recipe):
+    earlier = recipe.origin(str(recipe.SHIPPED))
+    assert earlier["steps"] > 0
+    now = {"config": {**earlier["config"], "lr": 0.5}, "steps": 7, "started_from": earlier}
+    lines = recipe.history(now)
+    assert len(lines) >= 2
+    assert f"{earlier['steps']} steps" in lines[-2]
+    assert "7 steps" in lines[-1]
+    assert "0.5" in lines[-1]
+    assert "started from" in lines[-1]
+    assert recipe.origin(None) is None
