@@ -194,14 +194,14 @@ def test_bad_choices(tmp_path):
 
 
 def test_command_line_hands_the_choices_on(tmp_path, monkeypatch, capsys):
-    from traceworld import cli
+    from traceworld.commands import simulation
     from traceworld.sim import corpus, record
 
     given = {}
     monkeypatch.setattr(corpus, "build_corpus", lambda *args, **options: given.update(corpus=options) or {})
     monkeypatch.setattr(record, "record_many", lambda *args, **options: given.update(record=options) or [])
-    assert cli.SimCorpus(tmp_path, embodiments=("sawyer", "hand-like"), variety=True).run() == 0
-    assert cli.SimRecord(("reach-v3",), tmp_path, embodiment="other-arm").run() == 0
+    assert simulation.SimCorpus(tmp_path, embodiments=("sawyer", "hand-like"), variety=True).run() == 0
+    assert simulation.SimRecord(("reach-v3",), tmp_path, embodiment="other-arm").run() == 0
     assert given["corpus"]["embodiments"] == ("sawyer", "hand-like")
     assert given["corpus"]["variety"] == Variety()
     assert (given["record"]["embodiment"], given["record"]["variety"]) == ("other-arm", None)

@@ -175,6 +175,7 @@ def wait_for_step(out: Path, step: int, processes: list[subprocess.Popen]) -> No
     pytest.fail(f"did not get to step {step}: {ranks.finish(processes, 5)}")
 
 
+@pytest.mark.slow
 def test_a_killed_rank_ends_the_others_and_the_run_goes_on_as_if_nothing_had_been(tmp_path):
     straight, out = tmp_path / "straight", tmp_path / "out"
     long = replace(PLAIN, steps=40, checkpoint_every=3)
@@ -191,14 +192,15 @@ def test_a_killed_rank_ends_the_others_and_the_run_goes_on_as_if_nothing_had_bee
     stopped = ranks.launch([job(long, out)], slow_s=0.1)
     wait_for_step(out, lines(out)[-1]["step"] + 3, stopped)
     stopped[1].send_signal(signal.SIGTERM)  # to one of them
-    assert [(code, said.strip()) for code, said, _ in ranks.finish(stopped)] == [(0, "interrupted")] * 2
+    ended = ranks.finish(stopped)
+    assert [(code, said.strip()) for code, said, _ in ended] == [(0, "interrupted")] * 2, ended
     result = json.loads((out / "result.json").read_text())
     assert result["status"] == "interrupted"
     assert result["step"] < 40
     assert result["checkpoint"].endswith(f"{result['step']:08d}")
 
     ended = ranks.finish(ranks.launch([job(long, out), job(long, straight)]))
-    assert [(code, said.strip()) for code, said, _ in ended] == [(0, "finished finished")] * 2
+    assert [(code, said.strip()) for code, said, _ in ended] == [(0, "finished finished")] * 2, ended
     curve = [[(e["step"], e["loss"], e["grad_norm"]) for e in lines(run)] for run in (straight, out)]
     assert [step for step, *_ in curve[0]] == list(range(1, 41))
     assert curve[0] == curve[1]

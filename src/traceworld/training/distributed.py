@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -110,18 +111,24 @@ def join_world(device: str = "auto") -> Iterator[World]:
     if not dist.is_initialized():  # it stays for the life of the process: the next run finds the same ranks
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=_TIMEOUT)
-        atexit.register(dist.destroy_process_group)
+        atexit.register(_leave)
     try:
         yield world
     except RuntimeError as error:
         if any(sign in str(error).lower() for sign in _SIGNS_OF_LOSS):
-            atexit.unregister(dist.destroy_process_group)  # taking leave of those that are gone would wait for nothing
+            atexit.unregister(_leave)  # taking leave of those that are gone would wait for nothing
             raise RankLostError(
                 f"another of the {size} ranks died or cannot be reached: {str(error).splitlines()[0]}",
                 where=f"rank {world.rank}",
                 mend="look at that rank's output; start again with the same command, the run goes on at its last checkpoint",
             ) from error
         raise
+
+
+def _leave() -> None:
+    # Wrapped models sit in reference cycles and hold on to the group; whatever outlives it aborts the process as it exits.
+    gc.collect()
+    dist.destroy_process_group()
 
 
 def _device(name: str, local_rank: int | None) -> torch.device:

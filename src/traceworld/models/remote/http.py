@@ -88,18 +88,20 @@ def _attempt(
     """(failure, value, status, seconds the server asks to wait)."""
     over = threading.Event()
     connection, path = _connection(url, limit_s)
+    opened: list[socket.socket] = []  # http.client forgets its socket once the headers of a last answer are read
 
     def close() -> None:
         over.set()
-        if connection.sock is not None:
+        for sock in opened:
             with contextlib.suppress(OSError):
-                connection.sock.shutdown(socket.SHUT_RDWR)
+                sock.shutdown(socket.SHUT_RDWR)
 
     watchdog = threading.Timer(limit_s, close)
     watchdog.daemon = True
     watchdog.start()
     try:
         connection.connect()
+        opened.append(connection.sock)
         if over.is_set():  # several addresses were tried; the watchdog had nothing to close yet
             return "timeout", None, 0, None
         connection.request("POST", path, payload, {"Content-Type": "application/json", **headers})
