@@ -147,6 +147,8 @@ def run(jobs: list[dict], slow_s: float = 0.0) -> list[str]:
     register(slow_s)
     statuses = []
     for job in jobs:
+        if "MASTER_PORT" in os.environ and statuses:  # torchrun's own store outlives a run; here each run has one
+            os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)
         config = TrainConfig.from_json(job)
         statuses.append(train(config, toy.toy_data() if config.model == "plain" else None).status)
     return statuses

@@ -77,7 +77,8 @@ def load_pretrained(module: nn.Module, class_name: str, hub_id: str, revision: s
                 mend="use the hub id and revision that the config describes",
             )
     module.load_state_dict({name: weights[name] for name in module.state_dict()})
-    module.config._commit_hash = cached_revision(hub_id, revision)
+    config: Any = module.config
+    config._commit_hash = cached_revision(hub_id, revision)
 
 
 def cached_revision(hub_id: str, revision: str | None) -> str | None:

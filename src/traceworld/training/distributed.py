@@ -7,7 +7,6 @@ tensors NCCL. Numbers are exchanged as CPU float64, so asking for them never wai
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import gc
 import os
@@ -108,27 +107,23 @@ def join_world(device: str = "auto") -> Iterator[World]:
     world = World(int(os.environ["RANK"]), size, _device(device, int(os.environ["LOCAL_RANK"])))
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
-    if not dist.is_initialized():  # it stays for the life of the process: the next run finds the same ranks
+    owned = not dist.is_initialized()
+    if owned:
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=_TIMEOUT)
-        atexit.register(_leave)
     try:
         yield world
     except RuntimeError as error:
         if any(sign in str(error).lower() for sign in _SIGNS_OF_LOSS):
-            atexit.unregister(_leave)  # taking leave of those that are gone would wait for nothing
             raise RankLostError(
                 f"another of the {size} ranks died or cannot be reached: {str(error).splitlines()[0]}",
                 where=f"rank {world.rank}",
                 mend="look at that rank's output; start again with the same command, the run goes on at its last checkpoint",
             ) from error
         raise
-
-
-def _leave() -> None:
-    # Wrapped models sit in reference cycles and hold on to the group; whatever outlives it aborts the process as it exits.
-    gc.collect()
-    dist.destroy_process_group()
+    if owned:  # after an error the others may be gone, and taking leave of them would wait for nothing
+        gc.collect()  # wrapped models sit in reference cycles and hold on to the group
+        dist.destroy_process_group()
 
 
 def _device(name: str, local_rank: int | None) -> torch.device:

@@ -5,7 +5,7 @@ Leading axes: B observations, R independent draws of (τ, ε) for each.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,7 +17,9 @@ def draw_tau(
     shape: tuple[int, ...], kind: Literal["uniform", "beta"], generator: torch.Generator | None, device: torch.device
 ) -> Float[Tensor, "*shape"]:
     """Flow times: U[0, 1], or 0.999 · Beta(1.5, 1) + 0.001 (by inversion: its distribution function is x^1.5)."""
-    given = {} if generator is None else {"generator": generator}  # None cannot be traced with sizes that vary
+    given: dict[str, Any] = (
+        {} if generator is None else {"generator": generator}
+    )  # None cannot be traced with sizes that vary
     uniform = torch.rand(shape, device=device, **given)
     return uniform if kind == "uniform" else 0.999 * uniform ** (1 / 1.5) + 0.001
 

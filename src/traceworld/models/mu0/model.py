@@ -210,7 +210,9 @@ class Mu0Model(nn.Module):
         clean = target.points[:, None]
         shape = (len(clean), options.draws)
         tau = losses.draw_tau(shape, options.tau, generator, self.device)
-        given = {} if generator is None else {"generator": generator}  # None cannot be traced with sizes that vary
+        given: dict[str, Any] = (
+            {} if generator is None else {"generator": generator}
+        )  # None cannot be traced with sizes that vary
         noise = torch.randn((*shape, *clean.shape[2:]), device=self.device, **given)
         at = tau[..., None, None, None]
         noisy = at * noise + (1 - at) * clean  # eq. 6

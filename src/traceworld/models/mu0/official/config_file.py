@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from traceworld.errors import CheckpointError, ConfigError, MissingWeightsError
 from traceworld.extras import require
@@ -187,7 +187,7 @@ def _build(values: Mapping[str, Any]) -> Mu0Config:
         size=size,
         euler_steps=plain.euler_steps,
         prefix=replace(
-            config.prefix,  # type: ignore[type-var]  # a SmolVLM2 one
+            cast(SmolVLMPrefixConfig, config.prefix),
             image_size=values["resize_imgs_with_padding"][0],
             depth_lora_rank=values["depth_lora_rank"],
             depth_lora_alpha=float(values["depth_lora_alpha"]),
