@@ -144,3 +144,30 @@ def test_backbone_is_the_vlm_only():
     kind = model_kind("mu0")
     assert kind.is_backbone("prefix.vlm.model.text_model.layers.0.weight")
     assert not kind.is_backbone("prefix.depth_stem.weight")
+
+
+def test_the_model_decides_what_a_window_is_cut_to(store, tmp_path):
+    """A released μ0 has other knots than ours: fitted with the wrong ones, its targets would be silently off."""
+    from traceworld.geometry.bspline import fit_controls
+    from traceworld.models.mu0.config import Mu0Config
+    from traceworld.training.registry import _mu0_windows
+
+    released = _mu0_windows(Mu0Config(knots="official", num_controls=10, horizon=32))
+    assert released == {"history": 8, "horizon": 32, "num_controls": 10, "knots": "official"}
+    samples = {}
+    for knots in ("uniform", "official"):
+        data = open_training_data(config(store, tmp_path), (64, 48), None, {**released, "knots": knots})
+        sample = data.train[0].sample(0, seed=0, epoch=0)
+        controls, usable = fit_controls(sample["future"], sample["future_valid"], knots=knots)
+        assert usable.any()
+        np.testing.assert_allclose(sample["controls"][usable], controls[usable], atol=1e-5)
+        samples[knots] = sample["controls"][usable]
+    assert np.abs(samples["uniform"] - samples["official"]).max() > 1e-2
+
+
+def test_a_raw_target_needs_no_controls():
+    from traceworld.models.mu0.config import ExpertConfig, Mu0Config
+    from traceworld.training.registry import _mu0_windows
+
+    raw = Mu0Config(target="raw", num_controls=16, horizon=16, expert=ExpertConfig(control_group=16))
+    assert _mu0_windows(raw) == {"history": 8, "horizon": 16}

@@ -87,7 +87,7 @@ class World:
 
 @contextlib.contextmanager
 def join_world(device: str = "auto") -> Iterator[World]:
-    """The world of this process; within the block (and after it) the process group exists.
+    """The world of this process; within the block the process group exists.
 
     Args:
         device: `auto` (CUDA where there is one), `cpu`, `cuda`, …; with several ranks each takes the CUDA device of its

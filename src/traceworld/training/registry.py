@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from traceworld.errors import ConfigError
+from traceworld.models.mu0.config import Mu0Config
 from traceworld.models.mu0.prefix import depth_rows
 from traceworld.models.normalisation import Normalisation
 from traceworld.training.config import TrainConfig
@@ -39,6 +40,10 @@ def _as_it_is(model: Any, batch: Mapping[str, Any]) -> Mapping[str, Any]:
     return batch
 
 
+def _usual_windows(model: Any) -> Mapping[str, Any]:
+    return {}
+
+
 def _no_units(model: nn.Module) -> list[Sequence[nn.Module]]:
     return []
 
@@ -53,6 +58,7 @@ class ModelKind:
         load: (folder, model) fills the model from such a folder and returns its scales; CheckpointError if it does not fit.
         set_normalisation: (model, scales) tells a model the scales of its corpus.
         image_size: the model's own picture size (width, height), pixels.
+        windows: model → fields of `WindowConfig` that it fixes (lengths, the spline); the rest is the run's choice.
         is_backbone: parameter name → belongs to the pretrained backbone (learns at `vlm_lr_multiplier`).
         shares: (model, batch) → for each term of the loss its weight in the sum and how many things in this batch it is a
             mean over. Several processes need it to be one; by default the loss is a mean over windows.
@@ -66,6 +72,7 @@ class ModelKind:
     load: Callable[[Path, Any], Normalisation]
     set_normalisation: Callable[[Any, Normalisation], None]
     image_size: Callable[[Any], tuple[int, int]]
+    windows: Callable[[Any], Mapping[str, Any]] = _usual_windows
     is_backbone: Callable[[str], bool] = _nothing
     shares: Callable[[Any, Mapping[str, Any]], Shares] = _mean_over_windows
     units: Callable[[Any], list[Sequence[nn.Module]]] = _no_units
@@ -98,6 +105,7 @@ def _mu0() -> ModelKind:
         load=_load,
         set_normalisation=lambda model, scales: model.set_normalisation(scales),
         image_size=lambda model: model.config.image_size,
+        windows=lambda model: _mu0_windows(model.config),
         is_backbone=_is_vlm,
         shares=_mu0_shares,
         units=_mu0_units,
@@ -110,6 +118,13 @@ def _load(folder: Path, model: nn.Module) -> Normalisation:
 
     load_weights(folder, model)  # complains if the folder is no checkpoint, or of another size
     return Normalisation.from_dict(json.loads((folder / "config.json").read_text())["normalisation"])
+
+
+def _mu0_windows(config: Mu0Config) -> dict[str, Any]:
+    lengths: dict[str, Any] = {"history": config.history, "horizon": config.horizon}
+    if config.target == "raw":
+        return lengths  # it reads no controls
+    return {**lengths, "num_controls": config.num_controls, "knots": config.knots}
 
 
 def _is_vlm(name: str) -> bool:
@@ -170,6 +185,7 @@ def _tracegen() -> ModelKind:
         load=_load,
         set_normalisation=lambda model, scales: model.set_normalisation(scales),
         image_size=lambda model: model.config.image_size,
+        windows=lambda model: {"horizon": model.config.horizon},
         shares=lambda model, batch: {"loss": (1.0, model.loss_weight(batch))},
         units=lambda model: [[layer] for layer in model.decoder.layers],
         prepare=lambda model, batch: _as_numbers(model.condition, batch),

@@ -97,7 +97,7 @@ def start_run(config: TrainConfig, out: Path, data: TrainingData | None, world: 
         scales = kind.load(Path(config.init_from), model)
     if data is None:
         with world.leader_first():
-            data = open_training_data(config, config.image_size or kind.image_size(model), scales)
+            data = open_training_data(config, config.image_size or kind.image_size(model), scales, kind.windows(model))
     kind.set_normalisation(model, data.normalisation)
     loss, twin = _parallel(config, kind, model, world)
     ema = Ema(model, config.ema) if config.ema else None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, Literal
 
 import numpy as np
 
@@ -35,7 +36,10 @@ class TrainingData:
 
 
 def open_training_data(
-    config: TrainConfig, image_size: tuple[int, int], scales: Normalisation | None = None
+    config: TrainConfig,
+    image_size: tuple[int, int],
+    scales: Normalisation | None = None,
+    fixed: Mapping[str, Any] | None = None,
 ) -> TrainingData:
     """The windows of `config.data`, one source per clock that has a share (and per store, if the stores are weighted).
 
@@ -47,6 +51,7 @@ def open_training_data(
         config: the run.
         image_size: (width, height) that pictures are given in.
         scales: of the checkpoint that the weights come from: they are kept, since the weights are fitted to them.
+        fixed: fields of `WindowConfig` that the model decides (`ModelKind.windows`).
 
     Raises:
         DatasetError: a store is missing or damaged, or no window can be cut.
@@ -62,7 +67,7 @@ def open_training_data(
     if clip_ids and "train" not in sides:
         raise ConfigError("leaves no clip to train on", where="TrainConfig.val_fraction", mend="lower it")
     pooled, train, weights, val = [], [], [], []
-    for window, weight in windows_of(config):
+    for window, weight in windows_of(config, fixed or {}):
 
         def windows(
             datasets: Sequence[Dataset],
@@ -94,7 +99,9 @@ def open_training_data(
     return TrainingData(train, weights, val, _normalisation(pooled, scales))
 
 
-def windows_of(config: TrainConfig) -> list[tuple[WindowConfig, float]]:
+def windows_of(
+    config: TrainConfig, fixed: Mapping[str, Any] = MappingProxyType({})
+) -> list[tuple[WindowConfig, float]]:
     """The window config of each clock that has a share, with its share."""
     low, high = config.keypoints
     both: tuple[tuple[Clock, float, float], ...] = (
@@ -112,6 +119,7 @@ def windows_of(config: TrainConfig) -> list[tuple[WindowConfig, float]]:
                 history_drop_all=config.history_drop_all,
                 history_drop_each=config.history_drop_each,
                 depth_drop=config.depth_drop,
+                **fixed,
             ),
             weight,
         )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from traceworld.errors import ConfigError
+from traceworld.models.config_json import read_config
 
 
 @dataclass(frozen=True)
@@ -239,54 +238,10 @@ class Mu0Config:
         Raises:
             ConfigError: an unknown field, or a value of the wrong kind; named with its path.
         """
-        return _read(Mu0Config, values, "config")
+        return read_config(Mu0Config, values)
 
 
 def _positive(config: Any, *names: str) -> None:
     for name in names:
         if getattr(config, name) < 1:
             raise ConfigError("must be at least 1", where=name)
-
-
-def _read(cls: type, values: Any, path: str) -> Any:
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"must be an object, not {type(values).__name__}", where=path)
-    hints = typing.get_type_hints(cls)
-    if unknown := sorted(set(values) - set(hints)):
-        raise ConfigError(
-            f"unknown field{'s' * (len(unknown) > 1)} {', '.join(unknown)}",
-            where=path,
-            mend="it was written by another version",
-        )
-    return cls(**{name: _convert(hints[name], value, f"{path}.{name}") for name, value in values.items()})
-
-
-def _convert(hint: Any, value: Any, path: str) -> Any:
-    origin = typing.get_origin(hint)
-    if hint == PrefixConfig:
-        kinds = {"nano": NanoPrefixConfig, "smolvlm": SmolVLMPrefixConfig}
-        kind = value.get("kind") if isinstance(value, Mapping) else None
-        if kind not in kinds:
-            raise ConfigError(f"unknown kind {kind!r}, known are {sorted(kinds)}", where=path)
-        return _read(kinds[kind], value, path)
-    if dataclasses.is_dataclass(hint):
-        return _read(typing.cast(type, hint), value, path)
-    if origin is Literal:
-        if value not in typing.get_args(hint):
-            raise ConfigError(f"{value!r} is none of {typing.get_args(hint)}", where=path)
-        return value
-    if origin is tuple:
-        items = typing.get_args(hint)
-        if not isinstance(value, list | tuple) or len(value) != len(items):
-            raise ConfigError(f"must be a list of {len(items)}", where=path)
-        return tuple(_convert(item, v, path) for item, v in zip(items, value, strict=True))
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in typing.get_args(hint):
-            return None
-        (hint,) = (h for h in typing.get_args(hint) if h is not type(None))
-        return _convert(hint, value, path)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ConfigError(f"must be {hint.__name__}, not {value!r}", where=path)
-    return value

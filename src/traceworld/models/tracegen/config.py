@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from traceworld.errors import ConfigError
-from traceworld.models.mu0.config import NanoPrefixConfig, _read
+from traceworld.models.config_json import read_config
+from traceworld.models.mu0.config import NanoPrefixConfig
 
 
 @dataclass(frozen=True)
@@ -165,4 +166,4 @@ class TraceGenConfig:
         Raises:
             ConfigError: an unknown field, or a value of the wrong kind; named with its path.
         """
-        return _read(TraceGenConfig, values, "config")
+        return read_config(TraceGenConfig, values)

@@ -32,6 +32,7 @@ class TraceGenPredictor(Mu0Predictor):
     """
 
     model: Any
+    takes = ("depth", "intrinsics")
 
     def __init__(self, model: TraceGenModel, name: str = "tracegen"):
         self.model = model.eval()
