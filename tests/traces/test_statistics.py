@@ -119,3 +119,18 @@ def test_mixtures_lie_between_their_parts(tmp_path):
     assert (mixed <= np.maximum(*apart) * 1.01).all()
     clocks = WindowSet(slow, [WindowConfig(), WindowConfig(clock="arc")], weights=[1, 0])
     np.testing.assert_allclose(clocks.s_delta, apart[0], rtol=0.02)
+
+
+def test_of_a_large_corpus_a_spread_of_clips_is_read(tmp_path, monkeypatch):
+    from traceworld.traces import statistics
+
+    dataset = write_dataset(tmp_path / "c", clips=9, N=8)
+    whole = default_statistics(dataset)
+    assert whole["clips"] == 9
+    monkeypatch.setattr(statistics, "CLIPS", 3)
+    part = default_statistics(dataset)
+    ids = sorted(dataset.clip_ids)
+    by_id = [dataset.clip(ids[i]) for i in (0, 4, 8)]
+    expected = compute_statistics(by_id, [WindowConfig(clock="time"), WindowConfig(clock="arc")])
+    assert part == {**expected, "clips": 3}
+    assert part != whole

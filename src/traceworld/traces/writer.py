@@ -168,7 +168,7 @@ class DatasetWriter:
         more items were written, is safe.
 
         Args:
-            statistics: False leaves out the corpus statistics (s_Δ, depth range), which read every clip.
+            statistics: False leaves out the corpus statistics (s_Δ, depth range), which read up to `statistics.CLIPS` clips.
 
         Returns:
             The content of `dataset.json`.
