@@ -124,7 +124,7 @@ def test_mixtures_lie_between_their_parts(tmp_path):
 def test_of_a_large_corpus_a_spread_of_clips_is_read(tmp_path, monkeypatch):
     from traceworld.traces import statistics
 
-    dataset = write_dataset(tmp_path / "c", clips=9, N=8)
+    dataset = open_dataset(write_dataset(tmp_path / "c", clips=9, N=8))
     whole = default_statistics(dataset)
     assert whole["clips"] == 9
     monkeypatch.setattr(statistics, "CLIPS", 3)
