@@ -6,7 +6,8 @@ import json
 import pytest
 
 from traceworld.errors import ConfigError
-from traceworld.models.mu0.config import ExpertConfig, LocalFeatureConfig, LossConfig, Mu0Config
+from traceworld.models.mu0.config import ExpertConfig, LocalFeatureConfig, LossConfig, Mu0Config, NanoPrefixConfig
+from traceworld.models.mu0.counting import count_parameters
 from traceworld.models.mu0.sizes import SIZES, expert_mlp_hidden, mu0_config
 
 
@@ -74,6 +75,20 @@ def test_unknown_size_names_the_nearest():
 def test_expert_width_rule_gives_the_published_shapes():
     assert [expert_mlp_hidden(w) for w in (288, 480, 1024)] == [768, 1280, 2816]
     assert [mu0_config(s).expert.width for s in ("small", "base", "large")] == [288, 480, 1024]
+
+
+def test_nano_comes_in_three_widths_and_is_what_the_shipped_weights_are_of():
+    sizes = ("nano-1m", "nano-2m", "nano")
+    assert [count_parameters(size)["total"] for size in sizes] == [1_359_326, 2_309_310, 4_940_798]
+    assert mu0_config("nano").prefix == NanoPrefixConfig()
+    assert (mu0_config("nano").expert.width, mu0_config("nano").expert.mlp_hidden) == (192, 384)
+    for config in map(mu0_config, sizes):
+        assert config.prefix.width == 32 * config.prefix.heads == config.expert.width
+        narrow = dataclasses.replace(
+            config.prefix,
+            **{name: getattr(NanoPrefixConfig(), name) for name in ("width", "heads", "mlp_hidden", "stem_channels")},
+        )
+        assert narrow == NanoPrefixConfig()  # nothing but the width differs
 
 
 def test_image_size_is_width_and_height():

@@ -7,7 +7,7 @@ config.json, format 1:
     kind             which model class ("mu0", "tracegen")
     config           the model's config, read back strictly
     normalisation    s_delta and step per clock, depth range (`Normalisation`)
-    stored_dtype     dtype of the stored floats ("mixed": each tensor its own); they are float32 in memory
+    stored_dtype     dtype of the stored floats ("mixed": each tensor its own); in memory they are what the reader asks for
     backbones        per frozen published part: class, hub id, revision, fingerprint, and whether its tensors are stored
                      (`models.backbones`); absent in older checkpoints, which hold everything
     training         provenance: whatever the trainer says (JSON)
@@ -26,13 +26,14 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from traceworld.errors import CheckpointError, ConfigError
 from traceworld.models.backbones import backbone_record, fill_backbones, fingerprint, left_out, named_backbones
 from traceworld.models.normalisation import Normalisation
+from traceworld.models.precision import build_frugally
 
 FORMAT = 1
 WEIGHTS_FILE = "model.safetensors"
@@ -145,11 +146,17 @@ def write_folder(
     return folder
 
 
-def load_checkpoint(folder: str | Path, device: str = "cpu", backbones: str | Path | None = None) -> Checkpoint:
+def load_checkpoint(
+    folder: str | Path,
+    device: str = "cpu",
+    backbones: str | Path | None = None,
+    frozen_dtype: Literal["float32", "bfloat16"] = "float32",
+) -> Checkpoint:
     """Read a checkpoint folder.
 
     Args:
         backbones: where the published parts are that it names (`fill_backbones`); None: the hub's local cache.
+        frozen_dtype: in which the frozen parts are held in memory; bfloat16, in which most are published, halves them.
 
     Raises:
         CheckpointError: missing, truncated, newer, of an unknown kind, or its tensors do not fit its config (named).
@@ -160,7 +167,8 @@ def load_checkpoint(folder: str | Path, device: str = "cpu", backbones: str | Pa
     normalisation = Normalisation.from_dict(record["normalisation"])
     config_class, model_class, _ = (_resolve(name) for name in _kind(record["kind"], folder))
     try:
-        model = model_class(config_class.from_dict(record["config"]), normalisation)
+        config = config_class.from_dict(record["config"])
+        model = build_frugally(lambda: model_class(config, normalisation), getattr(torch, frozen_dtype))
     except ConfigError as error:
         raise CheckpointError(str(error), where=str(folder / CONFIG_FILE)) from error
     load_weights(folder, model, backbones)
@@ -177,24 +185,38 @@ def load_weights(folder: str | Path, model: nn.Module, backbones: str | Path | N
         MissingWeightsError: a published part that it names is not on this machine.
     """
     path = Path(folder) / WEIGHTS_FILE
+    named = _read_record(Path(folder)).get("backbones", {}) if (Path(folder) / CONFIG_FILE).exists() else {}
+    elsewhere = tuple(f"{part}." for part in left_out(named))
+    wanted = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(elsewhere)}
     try:
-        stored = load_file(path)
+        with safe_open(path, framework="pt") as stored:
+            _check_fit(path, {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}, wanted)  # noqa: SIM118
+            for (
+                name,
+                tensor,
+            ) in wanted.items():  # one by one: a large model and its file do not fit into memory together
+                tensor.copy_(stored.get_tensor(name))
     except FileNotFoundError as error:
         raise CheckpointError("there are no weights here", where=str(path)) from error
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"is truncated or damaged: {error}", where=str(path), mend="fetch it again") from error
-    named = _read_record(Path(folder)).get("backbones", {}) if (Path(folder) / CONFIG_FILE).exists() else {}
-    elsewhere = tuple(f"{part}." for part in left_out(named))
-    wanted = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(elsewhere)}
+    fill_backbones(model, named, backbones)
+
+
+def _check_fit(path: Path, stored: Mapping[str, tuple[int, ...]], wanted: Mapping[str, Tensor]) -> None:
+    """
+    Raises:
+        CheckpointError: names or shapes in the file are not those that the model wants.
+    """
     faults = []
     if missing := sorted(set(wanted) - set(stored)):
         faults.append(f"missing {_list(missing)}")
     if unknown := sorted(set(stored) - set(wanted)):
         faults.append(f"unknown {_list(unknown)}")
     shapes = [
-        f"{name} {tuple(stored[name].shape)} instead of {tuple(wanted[name].shape)}"
+        f"{name} {stored[name]} instead of {tuple(wanted[name].shape)}"
         for name in wanted
-        if name in stored and stored[name].shape != wanted[name].shape
+        if name in stored and stored[name] != tuple(wanted[name].shape)
     ]
     if shapes:
         faults.append(f"of another shape {_list(shapes)}")
@@ -204,8 +226,6 @@ def load_weights(folder: str | Path, model: nn.Module, backbones: str | Path | N
             where=str(path),
             mend="the weights are of another size or version than the config",
         )
-    model.load_state_dict({name: stored[name].to(wanted[name].dtype) for name in wanted}, strict=not elsewhere)
-    fill_backbones(model, named, backbones)
 
 
 def predictor_class(kind: str) -> Any:

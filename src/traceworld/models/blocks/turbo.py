@@ -21,7 +21,9 @@ def turbo_table() -> Float[Tensor, "256 3"]:
     return torch.from_numpy(np.ascontiguousarray(bgr[:, ::-1])).float() / 255
 
 
-_TURBO = turbo_table()  # made here, since a compiler cannot see through OpenCV
+_TABLES = {torch.device("cpu"): turbo_table()}
+"""The table on each device that asked for it. Made here, since a compiler cannot see through OpenCV; kept, since a copy from the
+CPU cannot be part of a CUDA graph."""
 
 
 def log_depth_unit(
@@ -45,5 +47,10 @@ def log_depth_unit(
 def turbo_picture(depth_m: Float[Tensor, "B H W"], log_range: Float[Tensor, " 2"]) -> Float[Tensor, "B 3 H W"]:
     """Depth rendered as RGB in [0, 1]; unknown pixels get the colour of "far" (index 0), as in the released code."""
     unit, _ = log_depth_unit(depth_m, log_range)
-    table = _TURBO.to(depth_m.device)
-    return table[(unit * 255).long()].movedim(-1, 1)
+    return _table_on(depth_m.device)[(unit * 255).long()].movedim(-1, 1)
+
+
+def _table_on(device: torch.device) -> Float[Tensor, "256 3"]:
+    if device not in _TABLES:
+        _TABLES[device] = turbo_table().to(device)
+    return _TABLES[device]

@@ -14,6 +14,7 @@ from traceworld.geometry.cameras import K_to_uv
 from traceworld.models.mu0.config import Mu0Config
 from traceworld.models.mu0.model import Mu0Model
 from traceworld.models.mu0.noise import keypoint_noise
+from traceworld.models.mu0.static import StaticSampler
 from traceworld.models.normalisation import CLOCKS
 from traceworld.traces.types import Observation, TracePrediction
 
@@ -35,10 +36,18 @@ class Mu0Predictor:
     def __init__(self, model: Mu0Model, name: str = "mu0"):
         self.model = model.eval()
         self.name = name
+        self._static: StaticSampler | None = None
 
     @property
     def config(self) -> Mu0Config:
         return self.model.config
+
+    def compile(self) -> None:
+        """From now on predict by one compiled function over shapes of a few sizes (`static`), as CUDA graphs on a GPU.
+
+        The first prediction of each shape then takes a minute or so. `timing` counts prefix and denoising together, as `denoise`.
+        """
+        self._static = StaticSampler(self.model)
 
     @torch.inference_mode()
     def predict(self, observation: Observation, num_samples: int = 1, seed: int = 0) -> TracePrediction:
@@ -58,12 +67,15 @@ class Mu0Predictor:
         started = time.perf_counter()
         anchor, batch = self._batch(observation)
         prepared = time.perf_counter()
-        context = self.model.context(batch, self.model.encode(batch))
-        encoded = time.perf_counter()
-        noise = keypoint_noise(anchor[:, :2], num_samples, self.config.num_controls, seed)
-        controls, logits = self.model.sample_from(
-            context, num_samples, noise=torch.from_numpy(noise)[None].to(self.device)
-        )
+        drawn = keypoint_noise(anchor[:, :2], num_samples, self.config.num_controls, seed)
+        noise = torch.from_numpy(drawn)[None].to(self.device)
+        if self._static is not None:
+            encoded = time.perf_counter()
+            controls, logits = self._static(batch, noise)
+        else:
+            context = self.model.context(batch, self.model.encode(batch))
+            encoded = time.perf_counter()
+            controls, logits = self.model.sample_from(context, num_samples, noise=noise)
         sampled = time.perf_counter()
         scale = self.model.normalisation.s_delta[observation.clock]
         uvz, valid, probability = self._decode(controls[0].cpu().numpy(), logits[0].cpu().numpy(), anchor, scale)

@@ -164,8 +164,9 @@ class SmolVLMPrefix(nn.Module):
             {} if stem is None else {f"patch_embedding.{name}": p for name, p in stem.named_parameters()}
         )
         dtype = next(vision.parameters()).dtype
-        inputs = {"pixel_values": pixels.to(dtype), "patch_attention_mask": whole}
-        hidden = functional_call(vision.embeddings, replaced, args=(), kwargs=inputs)
+        inputs = {"pixel_values": pixels.to(dtype if stem is None else next(stem.parameters()).dtype)}
+        inputs["patch_attention_mask"] = whole
+        hidden = functional_call(vision.embeddings, replaced, args=(), kwargs=inputs).to(dtype)
         for index, layer in enumerate(vision.encoder.layers):
             run = layer
             if stem is not None and self.depth_adapter is not None:

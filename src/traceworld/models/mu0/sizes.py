@@ -1,4 +1,5 @@
-"""The size dial: `nano`, `small`, `base`, `large` (mu0-paper Table 7; the dossier's §1.3 for the published shapes)."""
+"""The size dial: `small`, `base`, `large` (mu0-paper Table 7; the dossier's §1.3 for the published shapes), and below them
+what a CPU can train: `nano` (4.9M parameters), `nano-2m` (2.3M) and `nano-1m` (1.4M), the same model at three widths."""
 
 from __future__ import annotations
 
@@ -54,14 +55,27 @@ _SMOLVLM_2B = SmolVLMPrefixConfig(
     text_rope_theta=130_000.0,
 )
 
+
+def _nano(size: str, width: int) -> Mu0Config:
+    """The embedded model at one width: depth, words, picture and heads of 32 stay, all that is wide follows the width."""
+    prefix = NanoPrefixConfig(
+        stem_channels=(width // 8, width // 4, width // 2),
+        width=width,
+        heads=width // 32,
+        mlp_hidden=-(-8 * width // 24) * 8,
+    )
+    expert = ExpertConfig(
+        width=width, mlp_hidden=2 * width, history_scale="s_delta", history_time="clean", summary=True
+    )
+    return Mu0Config(
+        size=size, prefix=prefix, local=LocalFeatureConfig(source="prefix"), expert=expert, loss=LossConfig(draws=4)
+    )
+
+
 _SIZES = {
-    "nano": Mu0Config(
-        size="nano",
-        prefix=NanoPrefixConfig(),
-        local=LocalFeatureConfig(source="prefix"),
-        expert=ExpertConfig(width=192, mlp_hidden=384, history_scale="s_delta", history_time="clean", summary=True),
-        loss=LossConfig(draws=4),
-    ),
+    "nano-1m": _nano("nano-1m", 96),
+    "nano-2m": _nano("nano-2m", 128),
+    "nano": _nano("nano", 192),
     "small": _full("small", _SMOLVLM_256M),
     "base": _full("base", _SMOLVLM_500M),
     "large": _full("large", _SMOLVLM_2B),

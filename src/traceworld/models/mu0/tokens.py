@@ -85,7 +85,7 @@ class KeypointTokens(nn.Module):
         groups = self.group_embedding.weight
         local = None
         if self.local_channels:
-            features = sample_maps(maps, uv)
+            features = sample_maps(maps, uv).to(self.fuse_in.weight.dtype)
             local = F.linear(features, self.fuse_in.weight[:, self.config.expert.width :], self.fuse_in.bias)
         if self.config.use_history:
             history, seen = self._history(batch, s_delta)

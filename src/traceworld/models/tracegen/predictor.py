@@ -42,6 +42,13 @@ class TraceGenPredictor(Mu0Predictor):
     def config(self) -> Any:
         return self.model.config
 
+    def compile(self) -> None:
+        """From now on run a compiled decoder. Its shapes vary with the number of words and samples alone.
+
+        No CUDA graphs: one evaluation is so much work that starting its kernels one by one does not count.
+        """
+        self.model.decoder.compile(fullgraph=True, dynamic=False)
+
     @torch.inference_mode()
     def predict(self, observation: Observation, num_samples: int = 1, seed: int = 0) -> TracePrediction:
         """S futures of the observation's keypoints.
