@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -13,6 +13,7 @@ from traceworld.errors import InvalidInputError
 from traceworld.traces.robot import ActionSpec
 
 
+@runtime_checkable
 class FrameReader(Protocol):
     """Reads one picture of an episode; may be called in any order and from forked readers."""
 
@@ -54,6 +55,7 @@ class Demonstration:
         return len(self.action)
 
 
+@runtime_checkable
 class Demonstrations(Protocol):
     """A set of demonstrations with one meaning of actions and states.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,10 +136,16 @@ def video_frames(path: Path) -> VideoFrames:
         state = path.stat()
     except OSError as error:
         raise MediaError(f"cannot be read: {error.strerror}", where=str(path), mend="restore the file") from error
-    return _kept_open(path, state.st_size, state.st_mtime_ns, os.getpid())
+    kept = _KEPT.setdefault(os.getpid(), {})
+    key = (path, state.st_size, state.st_mtime_ns)
+    frames = kept.pop(key, None) or VideoFrames(path)
+    kept[key] = frames  # the last one used is the last one in the dict
+    if len(kept) > _MOST_OPEN:
+        kept.pop(next(iter(kept))).close()
+    return frames
 
 
-@functools.lru_cache(maxsize=4)
-def _kept_open(path: Path, _size: int, _changed: int, _process: int) -> VideoFrames:
-    # The process is part of the key: a decoder must not be shared by forked readers.
-    return VideoFrames(path)
+_MOST_OPEN = 4
+_KEPT: dict[int, dict[tuple[Path, int, int], VideoFrames]] = {}
+"""By process: a decoder must not be shared with a forked reader. Nor may the reader free what it got from its parent, which
+is why that stays here: the decoder's threads are in the parent only, and freeing it would wait for them for ever."""
