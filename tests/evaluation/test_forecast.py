@@ -165,6 +165,8 @@ def test_groups_tasks_and_sizes(store, slots):
     assert set(found["by_task"]) == {"task 0", "task 1"}
     assert found["by_group"]["held_out"]["keypoints"] == found["by_task"]["task 1"]["keypoints"]
     assert sum(part["keypoints"] for part in found["by_group"].values()) == report["keypoints"]
+    all_out = evaluate_forecast([], store, held_out=("task 0", "task 1"))["models"]["nothing-moves"]["history"]
+    assert set(all_out["by_group"]) == {"held_out"}
     assert evaluate_forecast([], store, max_clips=2)["clips"] == 2
     assert evaluate_forecast([], store, max_windows=3)["windows"] == 3
     assert evaluate_forecast([], store, keypoints="all")["keypoints"] > report["keypoints"]

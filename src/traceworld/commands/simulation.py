@@ -1,4 +1,4 @@
-"""Commands of the simulated worlds: sim record, sim corpus."""
+"""Commands of the simulated worlds: sim record, sim corpus (sim demos: `commands.robots`)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg, subcommand
 
 from traceworld.commands.printing import emit, table
+from traceworld.commands.robots import SimDemos
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +103,8 @@ class Sim:
 
     command: Annotated[
         Annotated[SimRecord, subcommand("record", prefix_name=False)]
-        | Annotated[SimCorpus, subcommand("corpus", prefix_name=False)],
+        | Annotated[SimCorpus, subcommand("corpus", prefix_name=False)]
+        | Annotated[SimDemos, subcommand("demos", prefix_name=False)],
         arg(name=""),
     ]
 

@@ -212,7 +212,8 @@ def summary(own: Scores, still: Scores, main: str, seed: int) -> dict[str, Any]:
     metrics = {key: mean(own.values[key]) for key in names}
     first = main.replace("topS", "top1")
     figures = [key for each in (main, first) for key in (each, each.replace("@", "_uv@")) if key in metrics]
-    groups = {"held_out": own.held_out, "trained": ~own.held_out} if own.held_out.any() else {}
+    sides = {"held_out": own.held_out, "trained": ~own.held_out} if own.held_out.any() else {}
+    groups = {name: side for name, side in sides.items() if side.any()}
     draw = _Bootstrap(own.clip, seed)
     return {
         "metrics": metrics,

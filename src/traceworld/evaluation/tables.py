@@ -36,7 +36,7 @@ class Sheet:
 
 def forecast_tables(report: Mapping[str, Any]) -> Group:
     """The report for a terminal, made for `needed_width` characters."""
-    return Group(*(_rich(sheet) for sheet in sheets(report)), LEGEND)
+    return Group(*(rich_table(sheet) for sheet in sheets(report)), LEGEND)
 
 
 def needed_width(report: Mapping[str, Any]) -> int:
@@ -51,7 +51,7 @@ def _width(sheet: Sheet) -> int:
 
 def forecast_markdown(report: Mapping[str, Any]) -> str:
     """The report as Markdown."""
-    return "\n\n".join([*(_markdown(sheet) for sheet in sheets(report)), LEGEND]) + "\n"
+    return "\n\n".join([*(markdown_table(sheet) for sheet in sheets(report)), LEGEND]) + "\n"
 
 
 def write_markdown(path: Path, reports: Sequence[Mapping[str, Any]]) -> None:
@@ -223,7 +223,8 @@ def _parts(report: Mapping[str, Any]) -> list[Sheet]:
     return [Sheet(f"{main} × still [95 %]", columns, rows)]
 
 
-def _rich(sheet: Sheet) -> Table:
+def rich_table(sheet: Sheet) -> Table:
+    """A sheet for a terminal."""
     table = Table(title=sheet.title, title_justify="left", box=SIMPLE_HEAD, padding=0)
     for number, column in enumerate(sheet.columns):
         table.add_column(column, justify="left" if number < sheet.left else "right", no_wrap=number > 0)
@@ -232,7 +233,9 @@ def _rich(sheet: Sheet) -> Table:
     return table
 
 
-def _markdown(sheet: Sheet) -> str:
+def markdown_table(sheet: Sheet) -> str:
+    """A sheet as Markdown."""
+
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in cells) + " |"
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int
+from jaxtyping import Float32, Float64, Int
 
 from traceworld.errors import ConfigError
 from traceworld.extras import require
+from traceworld.sim.embodiments import SAWYER
+from traceworld.sim.gantry import on_robot
 from traceworld.sim.rendering import load_mujoco
 from traceworld.sim.tasks import check_task, instruction_of
 
@@ -59,21 +61,24 @@ class World:
 
     Args:
         task: a Meta-World task, e.g. `drawer-open-v3` (the version may be left out).
+        robot: `sawyer`, Meta-World's own, or `gantry` (`sim.gantry`).
 
     Raises:
-        ConfigError: no such task.
+        ConfigError: no such task or robot.
         MissingExtraError: the extra `sim` is not installed.
     """
 
-    def __init__(self, task: str):
+    def __init__(self, task: str, robot: str = SAWYER):
         self.task = check_task(task)
         load_mujoco()
-        self._env = require("metaworld.env_dict").ALL_V3_ENVIRONMENTS[self.task]()
+        environment = require("metaworld.env_dict").ALL_V3_ENVIRONMENTS[self.task]
+        self._env = on_robot(environment, robot)()
         self._env._partially_observable = False  # the expert has to see the goal
         self._env.__dict__.pop("sawyer_observation_space", None)  # cached for the partial observation
         self._env._freeze_rand_vec = False  # any placement, not the 50 frozen ones
         self._env.seeded_rand_vec = True
         self._env._set_task_called = True
+        self._seed = 0
         model = self._env.model
         self._pristine = {name: getattr(model, name).copy() for name in PLACEMENT + PLACEMENT_OF_SITES}
 
@@ -90,33 +95,56 @@ class World:
         """
         if not 1 <= max_steps <= 500:
             raise ConfigError(f"{max_steps} steps", where="max_steps", mend="give 1 to 500")
-        obs = self._reset(seed)
-        expert = require("metaworld.policies").ENV_POLICY_MAP[self.task]()
+        obs = self.reset(seed)
+        expert, start = self.expert(), self.scene()
         rng = np.random.default_rng([seed, 0xAC7])
-        env, drift, success_step = self._env, np.zeros(3), None
-        states = [env.data.qpos.copy()]
-        placement = {name: getattr(env.model, name).copy() for name in PLACEMENT + PLACEMENT_OF_SITES}
-        goals = {name: np.array(place, np.float64) for name, place in env._target_site_config}
+        drift, success_step, states = np.zeros(3), None, [start.qpos[0]]
         while len(states) <= max_steps:
             if success_step is not None and len(states) > success_step + hold_steps:
                 break
             drift = 0.9 * drift + np.sqrt(1 - 0.9**2) * rng.normal(size=3)
-            action = _act(expert, obs)
+            action = expert_action(expert, obs)
             action[:3] += action_noise * drift
-            obs, _, _, _, info = env.step(np.clip(action, -1, 1).astype(np.float32))
-            states.append(env.data.qpos.copy())
-            if success_step is None and info["success"] > 0.5:
+            obs, success = self.step(np.clip(action, -1, 1).astype(np.float32))
+            states.append(self.qpos())
+            if success_step is None and success:
                 success_step = len(states) - 1
-        return Rollout(self.task, seed, instruction_of(self.task), np.array(states), placement, goals, success_step)
+        return replace(start, qpos=np.array(states), success_step=success_step)
 
-    def _reset(self, seed: int) -> np.ndarray:
+    def reset(self, seed: int) -> Float64[np.ndarray, " 39"]:
+        """Begin an episode, the same whatever was played before; returns what the expert sees, the goal among it."""
         env = self._env
         for name, value in self._pristine.items():  # some resets move things relative to where they stand
             getattr(env.model, name)[:] = value
         require("mujoco").mj_resetData(env.model, env.data)
         env.seed(seed)
         obs, _ = env.reset()
+        self._seed = seed
         return obs
+
+    def step(self, action: Float32[np.ndarray, " 4"]) -> tuple[Float64[np.ndarray, " 39"], bool]:
+        """One environment step: what the expert sees next, and whether the task counts as done in this very state."""
+        obs, _, _, _, info = self._env.step(action)
+        return obs, bool(info["success"] > 0.5)
+
+    def expert(self) -> Any:
+        """Meta-World's script for this task; it goes by what `reset` and `step` return."""
+        return require("metaworld.policies").ENV_POLICY_MAP[self.task]()
+
+    def qpos(self) -> Float64[np.ndarray, " nq"]:
+        """The joint positions now (a copy)."""
+        return self._env.data.qpos.copy()
+
+    def scene(self) -> Rollout:
+        """The present moment as an episode of one state: what a stage is furnished with."""
+        env = self._env
+        placement = {name: getattr(env.model, name).copy() for name in PLACEMENT + PLACEMENT_OF_SITES}
+        goals = {name: np.array(place, np.float64) for name, place in env._target_site_config}
+        return Rollout(self.task, self._seed, instruction_of(self.task), self.qpos()[None], placement, goals, None)
+
+    def simulation(self) -> Any:
+        """Meta-World's own environment, for those that save and restore its state (`control_state`)."""
+        return self._env
 
     def stage(self) -> Stage:
         """A copy of this world on which states are put to be looked at."""
@@ -182,7 +210,8 @@ class Stage:
         return poses
 
 
-def _act(expert: Any, obs: np.ndarray) -> np.ndarray:
+def expert_action(expert: Any, obs: Float64[np.ndarray, " 39"]) -> Float64[np.ndarray, " 4"]:
+    """What Meta-World's script does next; not yet clipped to the bounds."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # "Constant(s) may be too high": the sum is clipped anyway
         return np.array(expert.get_action(obs), np.float64)
