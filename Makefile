@@ -11,12 +11,14 @@ PIP_ARGS ?=
 export MUJOCO_GL ?= egl
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup dev system browser demo test test-slow lint format types constraints clean
+.PHONY: help setup dev system browser demo test test-slow test-openpi test-lerobot lint format types constraints clean
 
 help:
 	@echo 'make demo [INPUT=path]  set up and run the main job; writes $(OUT)/report.html'
 	@echo 'make test               the test suite (with coverage)'
 	@echo 'make test-slow          the slow tests'
+	@echo 'make test-openpi        the published openpi client against the policy server (own environment)'
+	@echo 'make test-lerobot       LeRobot reads, edits and trains on what is exported (own Python 3.12 environment)'
 	@echo 'make lint               ruff (lint, format) and mypy'
 	@echo 'make setup | dev        only install (for use | for development)'
 
@@ -54,6 +56,26 @@ test: dev system browser
 test-slow: dev system browser
 	$(BIN)/python -m pytest -q -m slow
 
+# The published client with its own NumPy, unmodified.
+test-openpi: dev system
+	@test -x .venv-openpi/bin/python || $(PYTHON) -m venv .venv-openpi
+	.venv-openpi/bin/pip install -q $(PIP_ARGS) openpi-client typing_extensions
+	TRACEWORLD_OPENPI_PYTHON=$(CURDIR)/.venv-openpi/bin/python $(BIN)/python -m pytest -q tests/serving/test_openpi_client.py
+
+# LeRobot needs Python 3.12 and an older torch. Its torch is the default one without the CUDA packages (see cpu_torch.py).
+PYTHON312 ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python) python3.12)
+LEROBOT := .venv-lerobot
+$(LEROBOT)/.ready: tests/lerobot_bridge/requirements.txt tests/lerobot_bridge/requirements-no-deps.txt
+	$(PYTHON312) -m venv $(LEROBOT)
+	$(LEROBOT)/bin/pip install -q $(PIP_ARGS) -r tests/lerobot_bridge/requirements.txt
+	$(LEROBOT)/bin/pip install -q $(PIP_ARGS) --no-deps -r tests/lerobot_bridge/requirements-no-deps.txt
+	$(LEROBOT)/bin/python tests/lerobot_bridge/cpu_torch.py
+	$(LEROBOT)/bin/pip install -q --no-deps --no-build-isolation -e . -e packages/lerobot_policy_traceworld
+	@touch $@
+
+test-lerobot: $(LEROBOT)/.ready
+	$(LEROBOT)/bin/python -m pytest -q -o addopts=--import-mode=importlib --timeout 1800 tests/lerobot_bridge
+
 lint: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -67,4 +89,4 @@ constraints: dev
 	@{ head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/ @ .*//' | grep -v '^torch'; $(BIN)/pip list --format=freeze | grep '^torch=='; } > constraints.txt.tmp && mv constraints.txt.tmp constraints.txt
 
 clean:
-	rm -rf $(VENV) $(OUT) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) .venv-openpi $(LEROBOT) $(OUT) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage

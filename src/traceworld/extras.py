@@ -14,6 +14,12 @@ EXTRA_OF = {
     "metaworld": "sim",
     "viser": "viewer",
     "plotly": "viewer",
+    "fastapi": "serve",
+    "msgpack": "serve",
+    "prometheus_client": "serve",
+    "python_multipart": "serve",
+    "uvicorn": "serve",
+    "websockets": "serve",
 }
 
 

@@ -1,0 +1,1 @@
+"""Servers: policies over the openpi websocket protocol, predictors over HTTP."""
