@@ -15,8 +15,11 @@ from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, subcommand
 
 from traceworld.commands.data import Extract, Info, View
 from traceworld.commands.evaluation import Eval
+from traceworld.commands.exchange import Export, Import
 from traceworld.commands.house import Demo, Doctor
 from traceworld.commands.models import Convert, Predict, Train
+from traceworld.commands.robots import Rollout
+from traceworld.commands.serving import Serve
 from traceworld.commands.simulation import Sim
 from traceworld.errors import ConfigError, TraceworldError
 
@@ -28,7 +31,11 @@ Command = (
     | Annotated[Train, subcommand("train", prefix_name=False)]
     | Annotated[Predict, subcommand("predict", prefix_name=False)]
     | Annotated[Eval, subcommand("eval", prefix_name=False)]
+    | Annotated[Rollout, subcommand("rollout", prefix_name=False)]
+    | Annotated[Serve, subcommand("serve", prefix_name=False)]
     | Annotated[Convert, subcommand("convert", prefix_name=False)]
+    | Annotated[Import, subcommand("import", prefix_name=False)]
+    | Annotated[Export, subcommand("export", prefix_name=False)]
     | Annotated[Demo, subcommand("demo", prefix_name=False)]
     | Annotated[Doctor, subcommand("doctor", prefix_name=False)]
 )
