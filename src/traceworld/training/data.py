@@ -150,17 +150,24 @@ class TrainingWindows(Dataset):
         draw = self.order(number)
         sample = dict(self.sources[draw.source].sample(draw.index, seed=self.seed, epoch=draw.epoch))
         rng = np.random.default_rng([self.seed, _AUGMENT, number])
-        sample["image"] = colour_jitter(sample["image"], self.jitter, rng)
-        if sample["depth_present"]:
+        if "image" in sample:  # windows of features have none
+            sample["image"] = colour_jitter(sample["image"], self.jitter, rng)
+        if sample.get("depth_present"):
             sample["depth_m"] = depth_noise(sample["depth_m"], self.depth_noise_m, rng)
         sample.setdefault("sample_id", f"source {draw.source} window {draw.index} epoch {draw.epoch}")
         return sample
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """`traces.batching.collate` with tensors for arrays; keypoints are padded to the largest number in the batch."""
-    batch = batching.collate(samples)
+    """`traces.batching.collate` with tensors for arrays; keypoints, if any, are padded to the largest number in the batch."""
+    batch = batching.collate(samples) if "anchor_uvz" in samples[0] else _stack(samples)
     return {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in batch.items()}
+
+
+def _stack(samples: Sequence[Sample]) -> Batch:
+    """Samples that are all of one shape."""
+    columns = {key: [sample[key] for sample in samples] for key in samples[0]}
+    return {key: values if isinstance(values[0], str) else np.stack(values) for key, values in columns.items()}
 
 
 def training_batches(

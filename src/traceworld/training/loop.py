@@ -26,6 +26,7 @@ from traceworld.training.draws import seed_of
 from traceworld.training.interrupt import StopSignal, torch_threads
 from traceworld.training.log import RunLog
 from traceworld.training.recipes import differences
+from traceworld.training.registry import ModelKind
 from traceworld.training.run import Run, start_run
 from traceworld.training.sources import TrainingData
 from traceworld.training.step import evaluate, one_step
@@ -58,12 +59,13 @@ class TrainResult:
     trained_parameters: int
 
 
-def train(config: TrainConfig, data: TrainingData | None = None) -> TrainResult:
+def train(config: TrainConfig, data: TrainingData | None = None, kind: ModelKind | None = None) -> TrainResult:
     """Train a model, or continue the run found in `config.out`.
 
     Args:
         config: all options.
         data: windows to train on instead of those of `config.data` (for data that is in no clip store).
+        kind: what is trained, instead of what is registered as `config.model` (for models with options of their own).
     Raises:
         ConfigError: an option is unknown or impossible, or the run in `out` was started with others.
         DatasetError: a store is missing or yields no windows.
@@ -79,7 +81,7 @@ def train(config: TrainConfig, data: TrainingData | None = None) -> TrainResult:
         StopSignal() as stop,
     ):
         out.mkdir(parents=True, exist_ok=True)
-        run = start_run(config, out, data, world)
+        run = start_run(config, out, data, world, kind)
         with RunLog(out, config, start=run.state.step, writes=world.leads) as record:
             record.write("start", _description(run))
             status, seconds, seen = _steps(run, out, record, stop)

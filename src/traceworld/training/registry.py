@@ -28,12 +28,17 @@ class TrainableModel(Protocol):
     def loss(self, batch: Mapping[str, Any], generator: torch.Generator) -> dict[str, torch.Tensor]: ...
 
 
+def windows_in(batch: Mapping[str, Any]) -> int:
+    """Windows of a batch: every field has a row for each."""
+    return len(next(iter(batch.values())))
+
+
 def _nothing(name: str) -> bool:
     return False
 
 
 def _mean_over_windows(model: Any, batch: Mapping[str, Any]) -> Shares:
-    return {"loss": (1.0, len(batch["image"]))}
+    return {"loss": (1.0, windows_in(batch))}
 
 
 def _as_it_is(model: Any, batch: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -56,7 +61,8 @@ class ModelKind:
         build: a fresh model (an nn.Module that is a `TrainableModel`); its initial weights follow from torch's seed.
         save: (folder, model, normalisation, extra) writes a checkpoint folder that predictors load.
         load: (folder, model) fills the model from such a folder and returns its scales; CheckpointError if it does not fit.
-        set_normalisation: (model, scales) tells a model the scales of its corpus.
+        set_normalisation: (model, scales) tells a model the scales of its corpus: a `Normalisation`, or whatever else is the
+            `TrainingData.normalisation` of this kind (a policy has `ActionScales`).
         image_size: the model's own picture size (width, height), pixels.
         windows: model → fields of `WindowConfig` that it fixes (lengths, the spline); the rest is the run's choice.
         is_backbone: parameter name → belongs to the pretrained backbone (learns at `vlm_lr_multiplier`).
@@ -68,9 +74,9 @@ class ModelKind:
     """
 
     build: Callable[[TrainConfig], Any]
-    save: Callable[[Path, Any, Normalisation, Mapping[str, Any]], object]
-    load: Callable[[Path, Any], Normalisation]
-    set_normalisation: Callable[[Any, Normalisation], None]
+    save: Callable[[Path, Any, Any, Mapping[str, Any]], object]
+    load: Callable[[Path, Any], Any]
+    set_normalisation: Callable[[Any, Any], None]
     image_size: Callable[[Any], tuple[int, int]]
     windows: Callable[[Any], Mapping[str, Any]] = _usual_windows
     is_backbone: Callable[[str], bool] = _nothing

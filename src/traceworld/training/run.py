@@ -63,7 +63,9 @@ class Run:
         return self.loss.no_sync() if isinstance(self.loss, DistributedDataParallel) else contextlib.nullcontext()
 
 
-def start_run(config: TrainConfig, out: Path, data: TrainingData | None, world: World) -> Run:
+def start_run(
+    config: TrainConfig, out: Path, data: TrainingData | None, world: World, kind: ModelKind | None = None
+) -> Run:
     """All parts of a run, continued at its newest checkpoint if there is one (collective).
 
     Raises:
@@ -75,7 +77,7 @@ def start_run(config: TrainConfig, out: Path, data: TrainingData | None, world: 
             where="TrainConfig.batch",
             mend="it counts the windows of all ranks: at least one each",
         )
-    kind = model_kind(config.model)
+    kind = kind or model_kind(config.model)
     newest = _newest(out, world)
     state = TrainerState(0, config.to_json())
     if newest:

@@ -26,13 +26,13 @@ class TrainingData:
     Attributes:
         train, weights: the sources and their shares of the draws.
         val: sources of the fixed validation windows (may be empty).
-        normalisation: s_Δ per clock and depth range, stored inside every checkpoint.
+        normalisation: s_Δ per clock and depth range (of a policy: scales of states and actions), stored inside every checkpoint.
     """
 
     train: Sequence[WindowSource]
     weights: Sequence[float]
     val: Sequence[WindowSource]
-    normalisation: Normalisation
+    normalisation: Any
 
 
 def open_training_data(

@@ -20,6 +20,7 @@ from traceworld.errors import ConfigError, NonFiniteLossError
 from traceworld.training.data import Batch, Rows, pad_keypoints, rows_of, to_device
 from traceworld.training.draws import RowsOfDraw, seed_of
 from traceworld.training.optim import learning_rate
+from traceworld.training.registry import windows_in
 from traceworld.training.sharding import ShardedLoss, whole
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def evaluate(run: Run, batch: Batch, generator: torch.Generator, rows: Rows) -> 
         return loss, lambda: {name: float(value.detach()) for name, value in parts.items()}
     terms = dict(run.kind.shares(run.model, batch))
     weights = {name: weight for name, (weight, _) in terms.items()}
-    windows = float(len(batch["image"]))
+    windows = float(windows_in(batch))
     counts = [count if rows.count else 0.0 for count in (windows, *(float(count) for _, count in terms.values()))]
     found = world.gather([batch["present"].shape[1] if "present" in batch else 0, *counts])
     batch = pad_keypoints(batch, int(found[:, 0].max()))
@@ -101,7 +102,7 @@ def evaluate(run: Run, batch: Batch, generator: torch.Generator, rows: Rows) -> 
     factors = {name: weight * share[name] * world.size for name, weight in weights.items()}
     drawing: contextlib.AbstractContextManager = contextlib.nullcontext()
     if not run.config.compile:
-        drawing = RowsOfDraw(generator, rows.first, len(batch["image"]), rows.total)
+        drawing = RowsOfDraw(generator, rows.first, windows_in(batch), rows.total)
     with _autocast(run), drawing:
         loss, parts = run.loss(_ready(run, batch), generator, factors)
     _check(parts, weights)

@@ -1,0 +1,223 @@
+"""Make the shipped `act-nano` and the table it is judged by: demonstrations, policies at one size and budget, rollouts.
+
+    python recipes/act_nano.py --out runs/act-mt10                                  # everything; run it again to go on
+    python recipes/act_nano.py --out runs/act-mt10-few --demos 5 --no-install       # few demonstrations
+    python recipes/act_nano.py --out runs/act-mt50 --suite mt50 --every 2 --device cuda
+
+Four policies learn from the same demonstrations for as many steps: with traces, its twin of the same size without the trace
+expert (`--papers-twin`: without the injection as well, as in the paper), and heads of the kinds of Diffusion Policy and ACT on the
+same stems. Each then plays the same unseen episodes. Features of the frozen μ0 are computed once and shared. What is
+shipped are the averaged weights as float16, with μ0 inside, and the table is made with exactly those.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from rich.console import Console
+from stages import keep_options, machine, minutes_of, stage, write
+
+import traceworld
+from traceworld.evaluation.rollout_report import rollout_tables, write_results
+from traceworld.evaluation.rollouts import RolloutConfig, evaluate_policy
+from traceworld.policies.action_expert.checkpoint import load_policy_checkpoint, save_policy
+from traceworld.policies.action_expert.sizes import TraceUse
+from traceworld.sim.demonstrations import DemonstrationConfig, StoredDemonstrations, record_demonstrations
+from traceworld.sim.suites import SUITES, metaworld_tasks
+from traceworld.training import TrainConfig
+from traceworld.training.policies import PolicyTraining, train_policy
+
+SHIPPED = Path(traceworld.__file__).parent / "policies" / "weights" / "act-nano"
+Contender = Literal["act-nano", "without-trace", "without-injection", "diffusion", "act"]
+CONTENDERS: dict[Contender, tuple[str, TraceUse | None]] = {
+    "act-nano": ("nano", "expert"),
+    "without-trace": ("nano", "self"),
+    "without-injection": ("nano", "none"),
+    "diffusion": ("nano-diffusion", None),
+    "act": ("nano-act", None),
+}
+_FREE = ("install", "device", "sim_workers", "workers", "threads", "rollout_workers", "policies", "videos")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """
+    Attributes:
+        out: folder for demonstrations, features, runs and tables.
+        suite: Meta-World suite or tasks. demos: demonstrations per task. noise: of the recorded motion
+            (`DemonstrationConfig.action_noise`).
+        every: learn from the observation of every so many frames.
+        chunk, execute: actions predicted and played.
+        policies: which to train and play.
+        steps, batch, lr, warmup, ema, precision, seed: of every training.
+        episodes: per task, on seeds of their own. rollout_seed: of these.
+        mu0: the frozen μ0.
+        device, threads, workers: of training. sim_workers, rollout_workers: processes that record and play.
+        videos: film the first so many episodes of each task.
+        install: put act-nano into the package.
+    """
+
+    out: Path
+    suite: tuple[str, ...] = ("mt10",)
+    demos: int = 50
+    noise: float = 0.0
+    every: int = 1
+    chunk: int = 16
+    execute: int = 8
+    policies: tuple[Contender, ...] = ("act-nano", "without-trace", "diffusion", "act")
+    steps: int = 20_000
+    batch: int = 64
+    lr: float = 5e-4
+    warmup: int = 500
+    ema: float = 0.999
+    precision: Literal["fp32", "bf16"] = "bf16"
+    seed: int = 0
+    episodes: int = 20
+    rollout_seed: int = 0
+    mu0: str = "mu0-nano"
+    device: str = "auto"
+    threads: int = 2
+    workers: int = 1
+    sim_workers: int = 2
+    rollout_workers: int = 2
+    videos: int = 0
+    install: bool = True
+
+
+def main(recipe: Recipe) -> dict[str, Any]:
+    """Run all stages that are not done yet. Returns the reports by policy."""
+    out = recipe.out
+    out.mkdir(parents=True, exist_ok=True)
+    options = {name: value for name, value in asdict(recipe).items() if name not in (*_FREE, "out", "episodes")}
+    keep_options(out, options)
+    tasks = metaworld_tasks(recipe.suite)
+    with stage(out, "demonstrations"):
+        shown = DemonstrationConfig(seed=recipe.seed, action_noise=recipe.noise)
+        record_demonstrations(out / "demos", tasks, recipe.demos, shown, workers=recipe.sim_workers)
+    demonstrations = StoredDemonstrations(out / "demos", tasks, recipe.demos)
+    reports = {}
+    for name in recipe.policies:
+        folder = trained(recipe, name, demonstrations)
+        reports[name] = played(recipe, name, folder, shown)
+        write(out / "result.json", json.dumps(figures(recipe, reports), indent=1, sort_keys=True) + "\n")
+    if "act-nano" in reports:
+        packed = out / "policies" / "act-nano"
+        write(packed / "result.json", json.dumps(figures(recipe, reports), indent=1, sort_keys=True) + "\n")
+        write(packed / "README.md", card(recipe, figures(recipe, reports)))
+        if recipe.install:
+            shutil.rmtree(SHIPPED, ignore_errors=True)
+            shutil.copytree(packed, SHIPPED)
+    return reports
+
+
+def trained(recipe: Recipe, name: Contender, demonstrations: StoredDemonstrations) -> Path:
+    """The finished policy: averaged weights as float16, its μ0 inside."""
+    packed = recipe.out / "policies" / name
+    if (packed / "config.json").exists():
+        return packed
+    size, trace = CONTENDERS[name]
+    what = PolicyTraining(
+        mu0=recipe.mu0,
+        size=size,
+        chunk=recipe.chunk,
+        trace=trace,
+        every=recipe.every,
+        features=str(recipe.out / "features"),
+    )
+    config = TrainConfig(
+        data=(str(recipe.out / "demos"),),
+        out=str(recipe.out / "runs" / name),
+        model="policy",
+        size=size,
+        steps=recipe.steps,
+        batch=recipe.batch,
+        lr=recipe.lr,
+        weight_decay=0.01,
+        clip=1.0,
+        warmup=min(recipe.warmup, recipe.steps // 4),
+        schedule="cosine",
+        ema=recipe.ema,
+        precision=recipe.precision,
+        seed=recipe.seed,
+        workers=recipe.workers,
+        threads=recipe.threads,
+        device=recipe.device,
+        checkpoint_every=1000,
+        eval_every=1000,
+    )
+    with stage(recipe.out, f"train {name}"):
+        result = train_policy(config, what, demonstrations)
+    if result.status != "finished":
+        raise SystemExit(f"training stopped at step {result.step}: run the same command again")
+    found = load_policy_checkpoint(result.model)
+    return save_policy(packed, found.model, found.extra, dtype="float16")
+
+
+def played(recipe: Recipe, name: Contender, policy: Path, shown: DemonstrationConfig) -> dict[str, Any]:
+    """The reports of its rollouts, by suite or task."""
+    rollouts = recipe.out / "rollouts" / name
+    view = {"cameras": shown.cameras, "image_size": shown.image_size}
+    reports = {}
+    with stage(recipe.out, f"play {name}"):
+        for env in recipe.suite:
+            config = RolloutConfig(
+                env if env in SUITES else f"metaworld:{env}",
+                episodes=recipe.episodes,
+                seed=recipe.rollout_seed,
+                execute=recipe.execute,
+                videos=recipe.videos,
+                env_options=view,
+            )
+            reports[env] = evaluate_policy(policy, config, rollouts / env, workers=recipe.rollout_workers)
+            write_results(rollouts / env, reports[env])
+    return reports
+
+
+def figures(recipe: Recipe, reports: dict[str, Any]) -> dict[str, Any]:
+    """All that is known of this run."""
+    return {
+        "result": reports,
+        "options": json.loads(json.dumps(asdict(recipe), default=str)),
+        "cost_minutes": minutes_of(recipe.out),
+        "machine": machine(recipe.threads),
+    }
+
+
+def card(recipe: Recipe, found: dict[str, Any]) -> str:
+    """The model card, from measured figures only."""
+    lines = [
+        "# act-nano",
+        "",
+        f"A policy on the frozen `{recipe.mu0}` (arXiv 2606.13769 §3.4, App. B.4), trained on {recipe.demos} scripted",
+        f"demonstrations per task of {', '.join(recipe.suite)}: {recipe.steps} steps of {recipe.batch}. "
+        "Made by `recipes/act_nano.py`.",
+        "",
+        f"{recipe.episodes} episodes per task on unseen seeds, {recipe.execute} of {recipe.chunk} actions played; "
+        "95 % Wilson intervals over all episodes.",
+        "",
+        "| policy | suite | success | 95 % | ms per chunk |",
+        "|---|---|---|---|---|",
+    ]
+    for name, reports in found["result"].items():
+        for env, report in reports.items():
+            overall, (low, high) = report["overall"], report["overall"]["interval95"]
+            lines.append(
+                f"| {name} | {env} | {100 * overall['rate']:.1f} % | {100 * low:.1f}–{100 * high:.1f} "
+                f"| {report['timing']['act_ms']:.0f} |"
+            )
+    cost = ", ".join(f"{name} {minutes:.0f}" for name, minutes in found["cost_minutes"].items())
+    limits = "Limits: one simulated robot and table, fixed cameras, one sentence per task."
+    return "\n".join([*lines, "", f"Cost in minutes ({found['machine']['cpus']} CPU cores): {cost}.", "", limits, ""])
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    for by_env in main(tyro.cli(Recipe)).values():
+        for each in by_env.values():
+            Console(width=160).print(rollout_tables(each))
