@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import http
 import logging
+import math
 import signal
 import sys
 import time
@@ -141,6 +142,7 @@ class PolicyServer:
         self._open = 0
         self.metrics = ServerMetrics(lambda: self._worker.waiting, lambda: self._open)
         self._stopping = asyncio.Event()
+        self._last_read = math.inf
         self._server: Any = None
         self.port = 0
         """The port that it listens on, once it does."""
@@ -178,6 +180,7 @@ class PolicyServer:
     async def stop(self) -> bool:
         """Take nothing new, answer what was read, close. False: some answers were not ready in time."""
         end = time.monotonic() + self.config.shutdown_timeout_s
+        self._last_read = time.monotonic() + _GRACE_S
         self._stopping.set()
         self._server.close(close_connections=False)
         in_time = True
@@ -242,12 +245,7 @@ class PolicyServer:
     async def _exchange(self, conversation: _Conversation, stopping: asyncio.Future) -> bool:
         """Read one request and answer it; whether the conversation goes on."""
         socket = conversation.socket
-        reading = asyncio.ensure_future(socket.recv())
-        await asyncio.wait((reading, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if not reading.done():
-            await asyncio.wait((reading,), timeout=_GRACE_S)
-        if not reading.done():  # nothing was read that an answer is owed to
-            reading.cancel()
+        if (reading := await self._read(socket, stopping)) is None:
             await socket.close(GOING_CODE, "the server is shutting down")
             return False
         started = time.perf_counter()
@@ -269,6 +267,23 @@ class PolicyServer:
         self.metrics.count("answered")
         self.metrics.took(inference_s, total_s)
         return True
+
+    async def _read(self, socket: Any, stopping: asyncio.Future) -> asyncio.Future | None:
+        """The next message (or what ended the connection); None: the server stops, and nothing was read that an answer is owed to.
+
+        What comes later than `_GRACE_S` after the signal is not read: a client that asks again as soon as it is answered
+        would else keep the server up for ever.
+        """
+        if self._stopping.is_set() and time.monotonic() > self._last_read:
+            return None
+        reading = asyncio.ensure_future(socket.recv())
+        await asyncio.wait((reading, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not reading.done():
+            await asyncio.wait((reading,), timeout=max(0.0, self._last_read - time.monotonic()))
+        if reading.done():
+            return reading
+        reading.cancel()
+        return None
 
     async def _answer(self, conversation: _Conversation, message: bytes | str) -> tuple[bytes, float]:
         """The answer to a message, and the seconds that the policy took."""

@@ -207,9 +207,9 @@ def _add_figures(app: FastAPI, service: PredictService) -> None:
     @app.get("/v1/model", response_model=schema.ModelAnswer)
     async def model() -> schema.ModelAnswer:
         """What is served."""
-        inner = getattr(service.predictor, "model", None)
+        inner: Any = getattr(service.predictor, "model", None)
         count = getattr(service.predictor, "num_parameters", None)
-        if count is None and hasattr(inner, "parameters"):
+        if count is None and inner is not None and hasattr(inner, "parameters"):
             count = sum(parameter.numel() for parameter in inner.parameters())
         return schema.ModelAnswer(
             model=service.predictor.name,

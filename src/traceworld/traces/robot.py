@@ -35,7 +35,9 @@ class RobotObservation:
 
     def __post_init__(self):
         if not self.images:
-            raise InvalidInputError("shows no picture", where="RobotObservation.images", mend="give at least one camera")
+            raise InvalidInputError(
+                "shows no picture", where="RobotObservation.images", mend="give at least one camera"
+            )
         if not np.isfinite(self.state).all():
             raise InvalidInputError("is not finite", where="RobotObservation.state")
         for given in ("depth_m", "cameras"):

@@ -107,7 +107,8 @@ class _Plan:
     def of(dataset, pictures, codec, camera, num_points, image_size, language, policy_data, fps) -> _Plan:
         if not len(dataset):
             raise InvalidInputError("holds no clips", where=str(dataset.path))
-        most, rates, first, pictured = 0, {}, dataset[0], None
+        rates: dict[Any, str] = {}
+        most, first, pictured = 0, dataset[0], None
         for clip in dataset:
             most = max(most, clip.traces.num_keypoints)
             rates.setdefault(_rate(clip), clip.clip_id)

@@ -80,7 +80,9 @@ def _traces(columns: Mapping[str, np.ndarray], T: int, N: int) -> Traces:
     xyz = columns[XYZ].reshape(T, -1, 3)[:, :N].copy()
     masks = {name: columns[f"trace.{name}"].reshape(T, -1)[:, :N].copy() for name in ("visible", "valid", "known")}
     xyz[~masks["known"]] = np.nan
-    points = {name: columns[f"trace.{name}"].reshape(T, -1)[0, :N].astype(kind) for name, kind in POINTS.items()}
+    points: dict[str, Any] = {
+        name: columns[f"trace.{name}"].reshape(T, -1)[0, :N].astype(kind) for name, kind in POINTS.items()
+    }
     return Traces(xyz, masks["visible"], masks["valid"], **points)
 
 
