@@ -133,7 +133,7 @@ def test_our_checkpoint_becomes_lerobot_s_and_can_be_gone_on_with(trained, datas
     lerobot(
         "lerobot_train",
         "--dataset.repo_id=tests/set", f"--dataset.root={dataset}", f"--policy.path={folder}", "--policy.device=cpu",
-        "--policy.push_to_hub=false", f"--output_dir={tmp_path / 'on'}", "--steps=1", "--batch_size=2", "--num_workers=0",
+        "--policy.push_to_hub=false", f"--output_dir={tmp_path / 'on'}", "--steps=3", "--batch_size=2", "--num_workers=0",  # the rate of the first is 0: it warms up
         "--env_eval_freq=0", "--wandb.enable=false",
     )  # fmt: skip
     on = load_policy_checkpoint(tmp_path / "on/checkpoints/last/pretrained_model/traceworld").model
