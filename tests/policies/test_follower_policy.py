@@ -191,6 +191,22 @@ def test_the_prediction_is_handed_out_on_request():
     asked = TraceFollower(predictor, EFFECTOR, FollowerConfig(hand_out=True)).act(robot.observe())
     assert asked.prediction is not None
     assert asked.prediction.uvz.shape[2] == 32
+    told = TraceFollower(predictor, EFFECTOR)
+    told.predictions = True  # as the server does, request by request
+    assert told.act(robot.observe()).prediction is not None
+
+
+def test_a_fork_has_an_episode_of_its_own():
+    robot = PointRobot()
+    predictor = AnalyticTraces(robot.camera, circle(robot)[1])
+    follower = TraceFollower(predictor, EFFECTOR, FollowerConfig(replan_every=16, chunk=4))
+    other = follower.fork()
+    assert other.predictor is predictor
+    assert other.config == follower.config
+    first = follower.act(robot.observe()).actions
+    asked = len(predictor.asked)
+    np.testing.assert_array_equal(other.act(robot.observe()).actions, first)
+    assert len(predictor.asked) == asked + 1  # it made a plan of its own
 
 
 def test_where_nothing_is_seen_it_stays():

@@ -52,7 +52,7 @@ class ExactTraces:
             raise InvalidInputError("no keypoints", where="Observation.keypoints_uv", mend="say which points to follow")
         started = time.perf_counter()
         stride = self._stride(observation)
-        world = _world_of(self.env)
+        world = self.env.world
         xyz, body = self._points(world, observation.keypoints_uv, observation.keypoints_z_m)
         futures = [self._play(world, stride, [seed, sample]) for sample in range(num_samples)]
         where_now = np.zeros(len(body), np.int64)
@@ -127,10 +127,6 @@ class ExactTraces:
                 action[:3] += self.action_noise * drift
             view, _ = world.step(np.clip(action, -1, 1).astype(np.float32))
             yield
-
-
-def _world_of(env: MetaworldEnv) -> World:
-    return env._world
 
 
 def _poses(data: Any) -> Float64[np.ndarray, "bodies 4 4"]:

@@ -41,9 +41,9 @@ class SketchedEnv:
     ):
         self.env, self.camera_name, self.image_size, self.stride = env, camera, image_size, stride
         self.task, self.instruction, self.spec, self.max_steps = env.task, env.instruction, env.spec, env.max_steps
-        stage = env._world.stage()
-        stage.put(env._world.qpos())
-        self.camera: Camera = film_cameras(stage, camera, env._world.qpos()[None], *image_size)[0]
+        stage = env.world.stage()
+        stage.put(env.world.qpos())
+        self.camera: Camera = film_cameras(stage, camera, env.world.qpos()[None], *image_size)[0]
         self._steps = 0
 
     def reset(self, seed: int) -> None:
@@ -53,7 +53,7 @@ class SketchedEnv:
 
     def observe(self) -> RobotObservation:
         """Depth where rays were cast, NaN elsewhere; no colour."""
-        simulation = self.env._world.simulation()
+        simulation = self.env.world.simulation()
         width, height = self.image_size
         state = self.env.expert_view()[:4]
         pixels = self._pixels(state[:3])

@@ -49,7 +49,7 @@ class FollowerConfig:
         keypoints: how many points of which kind.
         speed: share of the robot's top speed to use at most.
         done_s: how long the predictor must have had nothing left to do before the task is held to be done.
-        hand_out: whether chunks carry the prediction behind them.
+        hand_out: whether chunks carry the prediction behind them, until `TraceFollower.predictions` says otherwise.
     """
 
     chunk: int = 8
@@ -84,7 +84,12 @@ class TraceFollower:
         self.predictor, self.effector = predictor, effector
         self.config = config or FollowerConfig()
         self.name = f"follow:{predictor.name}"
+        self.predictions = self.config.hand_out
         self.reset()
+
+    def fork(self) -> TraceFollower:
+        """Another follower of the same predictor, with an episode of its own."""
+        return TraceFollower(self.predictor, self.effector, self.config)
 
     def reset(self, seed: int = 0) -> None:
         """Forget the last episode."""
@@ -133,7 +138,7 @@ class TraceFollower:
         actions = self.effector.actions(self.effector.after(observation.state, committed), poses, closing[:count])
         actions = np.concatenate([committed, actions])
         timing["total"] = time.perf_counter() - started
-        prediction = self._prediction if self.config.hand_out else None
+        prediction = self._prediction if self.predictions else None
         waited_s = 0.0 if self._ended_at is None else (step - self._ended_at) / self.effector.spec.control_hz
         return ActionChunk(
             actions, prediction, timing, done=self._ended_at is not None and waited_s >= self.config.done_s
