@@ -85,15 +85,19 @@ class Together(Echo):
 
 
 class Gate(Echo):
-    """Acts only when it is let: for tests of what happens meanwhile."""
+    """Acts only when it is let, once for all or each time: for tests of what happens meanwhile."""
 
-    def __init__(self):
+    def __init__(self, each=False):
         super().__init__()
         self.entered, self.opened, self.acted = threading.Semaphore(0), threading.Event(), 0
+        self._one = threading.Semaphore(0) if each else None
+
+    def let_one(self):
+        self._one.release()
 
     def act(self, observation):
         self.entered.release()
-        assert self.opened.wait(30)
+        assert self._one.acquire(timeout=30) if self._one else self.opened.wait(30)
         self.acted += 1
         return super().act(observation)
 

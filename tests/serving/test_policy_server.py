@@ -261,6 +261,20 @@ def test_a_full_queue_refuses_and_the_connection_may_ask_again():
         wait_for(lambda: running.counts() == {**dict.fromkeys(running.counts(), 0), "answered": 3, "busy": 1})
 
 
+def test_a_policy_that_takes_one_at_a_time_keeps_no_answer_back_for_the_next():
+    gate = Gate(each=True)
+    with policy_server(gate) as running, contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(talking(running)) for _ in range(3)]
+        sockets[0].send(pack(EXAMPLE))
+        assert gate.entered.acquire(timeout=10)
+        for waiting, ws in enumerate(sockets[1:], 1):
+            ws.send(pack(EXAMPLE))
+            wait_for(lambda waiting=waiting: running.server._worker.waiting == waiting)
+        for ws in sockets:
+            gate.let_one()
+            assert np.array_equal(unpack(ws.recv(timeout=10))["actions"], expected(EXAMPLE))
+
+
 def test_a_policy_that_takes_too_long_is_told_as_that():
     gate = Gate()
     with policy_server(gate, inference_timeout_s=0.2) as running:

@@ -137,7 +137,7 @@ class PolicyServer:
             }
         )
         self._worker: InferenceWorker[Turn, Outcome] = InferenceWorker(
-            self._sessions.act, self.config.max_queue, self.config.max_batch
+            self._sessions.act, self.config.max_queue, self.config.max_batch if self._sessions.takes_several else 1
         )
         self._open = 0
         self.metrics = ServerMetrics(lambda: self._worker.waiting, lambda: self._open)

@@ -70,6 +70,11 @@ class Sessions:
         self._lent = False
 
     @property
+    def takes_several(self) -> bool:
+        """Whether turns in one call save anything; else each should be answered as soon as it is played."""
+        return self._together is not None
+
+    @property
     def full(self) -> bool:
         """Whether the next connection must be turned away."""
         return self._lent and not self._shared and self._fork is None
