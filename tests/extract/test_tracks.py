@@ -229,3 +229,17 @@ def test_a_long_film_gets_fewer_points_so_that_memory_stays_bounded(sliding, mon
     bounded = build_traces(ListSource(frames), config())
     assert full.traces.num_keypoints > 20
     assert 0 < bounded.traces.num_keypoints <= 20
+
+
+def test_what_moves_behind_the_first_camera_moves():
+    """A head turns round: the movement filter asks the camera of the frame in which a point was chosen."""
+    frames, _ = card_scene(2)
+    builder = tracks._Builder(ListSource(frames), config())
+    builder.query_frame = [0, 1]
+    about = np.diag([-1.0, 1, -1, 1])  # looks the other way
+    poses = np.stack([np.eye(4), about])
+    xyz = np.zeros((2, 2, 3))
+    xyz[:, 0] = [[0, 0, 2], [0.5, 0, 2]]
+    xyz[:, 1] = [[0, 0, -2], [0.25, 0, -2]]
+    found = builder._diameters(xyz, np.ones((2, 2), bool), poses)
+    np.testing.assert_allclose(found, [0.25 * K[0, 0], 0.125 * K[0, 0]])

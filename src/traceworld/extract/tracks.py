@@ -375,9 +375,7 @@ class _Builder:
         xyz, valid = fill_gaps(xyz, valid, MAX_GAP)
         poses = np.stack(self.poses)
         cameras = Cameras(np.repeat(self.K[None], frames, 0), poses, self.width, self.height)
-        diameter = trace_diameter(
-            project(xyz.astype(np.float64), self.K, poses[0]), visible, float(self.config.lambda_z)
-        )
+        diameter = self._diameters(xyz.astype(np.float64), visible, poses)
         moving = diameter > float(self.config.tau_moving_px) * self.px
         traces = Traces(
             xyz, visible, valid, np.asarray(self.part, np.int32), moving, np.asarray(self.query_frame, np.int64)
@@ -389,6 +387,20 @@ class _Builder:
             "entities": len({p for p in self.part if p >= 0}),
         }
         return TrackResult(traces, cameras, np.asarray(self.times), bool(self.metric), dict(self.quality), status)
+
+    def _diameters(self, xyz_world: np.ndarray, visible: np.ndarray, poses: np.ndarray) -> np.ndarray:
+        """[N] trace diameters in pixels, each seen by the camera of the frame in which the point was chosen.
+
+        The clip's first camera would do for one that hardly turns; a head that looks round leaves points behind it.
+        """
+        views, view_of_frame = np.unique(poses, axis=0, return_inverse=True)
+        view_of_point = view_of_frame.reshape(-1)[np.asarray(self.query_frame, np.int64)]
+        diameter = np.zeros(xyz_world.shape[1])
+        for view in np.unique(view_of_point):
+            mine = view_of_point == view
+            seen = project(xyz_world[:, mine], self.K, views[view])
+            diameter[mine] = trace_diameter(seen, visible[:, mine], float(self.config.lambda_z))
+        return diameter
 
 
 def _cell_share(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
