@@ -190,7 +190,7 @@ def test_a_worker_that_dies_or_hangs_fails_its_item_only(inputs, tmp_path, monke
 
 def test_impossible_options(inputs, tmp_path):
     good = [inputs / "good.mp4"]
-    for options in ({"executor": "ray"}, {"workers": 0}, {"workers": 2}, {"timeout_s": 3.0}):
+    for options in ({"executor": "dask"}, {"max_attempts": 0}, {"workers": 0}, {"workers": 2}, {"timeout_s": 3.0}):
         with pytest.raises((ConfigError, TypeError)):
             extract_many(good, tmp_path / "out", QUICK, progress=False, **options)
     with pytest.raises(ConfigError, match="no input"):

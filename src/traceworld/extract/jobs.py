@@ -1,4 +1,8 @@
-"""Many clips into one dataset: resumable, every failure on record, a broken input never stops the rest."""
+"""Many clips into one dataset: resumable, every failure on record, a broken input never stops the rest.
+
+An item that fails is tried again by the next runs, `max_attempts` times in all; then it is quarantined: reported, but left
+alone until its files change or somebody asks for it (`traceworld jobs retry`).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -20,6 +24,7 @@ from traceworld.extract.config import ExtractConfig
 from traceworld.extract.inputs import expand_inputs, item_id
 from traceworld.extract.pipeline import extract_clip, failed_stage
 from traceworld.extract.quality import status_note
+from traceworld.extract.shards import Part, input_mark
 from traceworld.extract.workers import Loss, run_in_processes
 from traceworld.traces.store import DatasetWriter
 from traceworld.traces.writer import read_statuses
@@ -27,6 +32,9 @@ from traceworld.traces.writer import read_statuses
 log = logging.getLogger(__name__)
 
 ItemStatus = Literal["ok", "skipped", "failed"]
+Executor = Literal["serial", "processes", "ray"]
+MAX_TRACEBACK = 20_000
+"""Characters of a traceback that are kept."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,7 @@ class ItemResult:
         frames, keypoints, events: of the clip; 0 without one.
         seconds: taken now; 0 if the item was done by an earlier run.
         resumed: done by an earlier run with the same config.
+        quarantined: failed so often that this run did not try it.
         warnings: of the clip's provenance.
     """
 
@@ -54,6 +63,7 @@ class ItemResult:
     events: int = 0
     seconds: float = 0.0
     resumed: bool = False
+    quarantined: bool = False
     warnings: tuple[str, ...] = ()
 
 
@@ -63,6 +73,7 @@ class ExtractReport:
 
     Attributes:
         ok, skipped, failed: numbers of items. With `ok` 0 nothing succeeded, and callers end with a code other than 0.
+        quarantined: how many of the failed were not tried.
         items: in the order of the inputs.
         seconds: wall time of this run; `frames_per_second`: frames that it extracted, per second.
         out, config_hash: the dataset folder, and which config made it.
@@ -76,16 +87,18 @@ class ExtractReport:
     frames_per_second: float
     out: str
     config_hash: str
+    quarantined: int = 0
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One input for a worker; picklable."""
+    """One input for a worker; picklable. `failures`: how often it has failed until now."""
 
     item_id: str
     path: str
     out: str
     config: ExtractConfig
+    failures: int = 0
 
 
 def describe_error(error: BaseException) -> str:
@@ -131,16 +144,27 @@ def run_item(job: _Job) -> ItemResult:
         seconds, stage, text = time.perf_counter() - began, failed_stage(error) or "write", describe_error(error)
         if not isinstance(error, TraceworldError):
             log.exception("unexpected error in %s", job.path)
-        _record_failure(writer, job.item_id, stage, text, seconds)
+        trace = "".join(traceback.format_exception(error))[-MAX_TRACEBACK:]
+        _record_failure(writer, job, stage, text, seconds, trace)
         return result("failed", stage, text, seconds=seconds)
 
 
-def _record_failure(writer: DatasetWriter, item: str, stage: str, text: str, seconds: float) -> None:
+def _record_failure(writer: DatasetWriter, job: _Job, stage: str, text: str, seconds: float, trace: str = "") -> None:
     """Into the manifest; if even that cannot be written (disk full), the report alone must do."""
     try:
-        writer.write_item(item, [], status="failed", stage=stage, error=text, timings={"total": seconds})
+        writer.write_item(
+            job.item_id,
+            [],
+            status="failed",
+            stage=stage,
+            error=text,
+            timings={"total": seconds},
+            attempts=job.failures + 1,
+            input_mark=input_mark(Path(job.path)),
+            traceback=trace,
+        )
     except TraceworldError as error:
-        log.error("the failure of %s cannot be recorded: %s", item, error)
+        log.error("the failure of %s cannot be recorded: %s", job.item_id, error)
 
 
 def _lost(loss: Loss[_Job], timeout_s: float | None) -> ItemResult:
@@ -155,28 +179,49 @@ def _lost(loss: Loss[_Job], timeout_s: float | None) -> ItemResult:
         stage = "worker"
         text = f"the process ended with code {loss.exit_code} (out of memory? use fewer workers or a lower max_side)"
     writer = DatasetWriter(job.out, source=_source_mark(job.config))
-    _record_failure(writer, job.item_id, stage, text, loss.seconds)
+    _record_failure(writer, job, stage, text, loss.seconds)
     return ItemResult(job.item_id, job.path, "failed", stage, text, seconds=loss.seconds)
 
 
-def _resumed(inputs: dict[str, Path], writer: DatasetWriter, retry_failed: bool) -> dict[str, ItemResult]:
-    """Items that an earlier run with the same config has done, from its status files."""
-    done = writer.done_items(retry_failed=retry_failed)
+def _resumed(
+    inputs: dict[str, Path], writer: DatasetWriter, retry_failed: bool, max_attempts: int
+) -> tuple[dict[str, ItemResult], dict[str, int]]:
+    """What an earlier run with the same config has left: items that are not tried now, and failures of those that are."""
+    done = writer.done_items()
     found: dict[str, ItemResult] = {}
+    failures: dict[str, int] = {}
     for status in read_statuses(writer.path):
         name = status["item_id"]
-        if name in inputs and name in done and status["source"] == writer.source:
+        if name not in inputs or name not in done or status["source"] != writer.source:
+            continue
+        stays = True
+        quarantined = False
+        if status["status"] == "failed" and retry_failed:
+            mended = status.get("input_mark", "") != input_mark(inputs[name])
+            failures[name] = 0 if mended else status.get("attempts", 1)
+            stays = quarantined = failures[name] >= max_attempts
+        if stays:
             found[name] = ItemResult(
-                name, str(inputs[name]), status["status"], status["stage"], status["error"], resumed=True
+                name,
+                str(inputs[name]),
+                status["status"],
+                status["stage"],
+                status["error"],
+                resumed=True,
+                quarantined=quarantined,
             )
-    return found
+    return found, failures
 
 
-def _run(jobs: Sequence[_Job], executor: str, workers: int, timeout_s: float | None) -> Iterator[ItemResult]:
+def _run(jobs: Sequence[_Job], executor: Executor, workers: int, timeout_s: float | None) -> Iterator[ItemResult]:
     if executor == "serial":
         yield from map(run_item, jobs)
         return
-    for answer in run_in_processes(jobs, run_item, workers, timeout_s):
+    if executor == "ray":
+        from traceworld.extract.ray_workers import run_on_ray as run
+    else:
+        run = run_in_processes
+    for answer in run(jobs, run_item, workers, timeout_s):
         yield _lost(answer, timeout_s) if isinstance(answer, Loss) else answer
 
 
@@ -200,10 +245,12 @@ def extract_many(
     out: str | Path,
     config: ExtractConfig | None = None,
     *,
-    executor: Literal["serial", "processes"] = "serial",
+    executor: Executor = "serial",
     workers: int = 1,
     timeout_s: float | None = None,
     retry_failed: bool = True,
+    max_attempts: int = 3,
+    part: Part | None = None,
     progress: bool = True,
 ) -> ExtractReport:
     """Extract many clips into the dataset folder `out`. Kill it at any moment and call it again: it goes on, same bytes.
@@ -213,10 +260,14 @@ def extract_many(
         out: dataset folder; an existing one is continued. Items made with another config are made again.
         config: defaults if None.
         executor: `serial`, or `processes`: fresh interpreters, so that a clip that crashes one costs only itself. A script
-            that uses it needs the usual `if __name__ == "__main__":`.
+            that uses it needs the usual `if __name__ == "__main__":`. `ray`: the same on a Ray cluster (`RAY_ADDRESS`), or on
+            this machine if there is none; inputs and `out` must be paths that every node sees.
         workers: number of processes.
-        timeout_s: limit per clip; needs `processes`.
-        retry_failed: try items again that failed in an earlier run (a mended file is then picked up).
+        timeout_s: limit per clip; needs `processes` or `ray`.
+        retry_failed: try items again that failed in an earlier run.
+        max_attempts: failures in a row after which an item is left alone, until its files change.
+        part: do only this part of the inputs (a SLURM array: one task each, same inputs, same `out`). The parts may run at
+            the same time; whichever ends last finalises the dataset.
         progress: show a progress bar on stderr.
 
     Returns:
@@ -227,21 +278,21 @@ def extract_many(
         DatasetError: `out` cannot be written, or holds something else.
     """
     config = config or ExtractConfig()
-    if executor not in ("serial", "processes"):
-        raise ConfigError(f"unknown executor '{executor}'", where="executor", mend="serial or processes")
-    if workers < 1 or (executor == "serial" and workers > 1):
-        raise ConfigError(
-            f"{workers} workers", where="workers", mend="at least 1; more than 1 needs executor 'processes'"
-        )
-    if timeout_s is not None and (executor == "serial" or timeout_s <= 0):
-        raise ConfigError("cannot be kept", where="timeout_s", mend="positive, with executor 'processes'")
+    _check_options(executor, workers, timeout_s, max_attempts)
     began = time.perf_counter()
     clips = {item_id(path): path for path in expand_inputs(inputs)}
     if not clips:
         raise ConfigError("no input is given", where="inputs", mend="give a video, an RGB-D folder or a folder of them")
+    everything = set(clips)
+    if part is not None:
+        clips = {name: path for name, path in clips.items() if part.holds(name)}
     writer = DatasetWriter(out, source=_source_mark(config))
-    results = _resumed(clips, writer, retry_failed)
-    jobs = [_Job(name, str(path), str(out), config) for name, path in clips.items() if name not in results]
+    results, failures = _resumed(clips, writer, retry_failed, max_attempts)
+    jobs = [
+        _Job(name, str(path), str(out), config, failures.get(name, 0))
+        for name, path in clips.items()
+        if name not in results
+    ]
     with _progress_bar(progress) as bar:
         task = bar.add_task("", total=len(clips), completed=len(results), rate=0.0, failed=0)
         frames = failed = 0
@@ -252,10 +303,34 @@ def extract_many(
             bar.update(task, advance=1, rate=frames / (time.perf_counter() - began), failed=failed)
             if result.status == "failed":
                 log.warning("%s failed: %s", result.input, result.error)
-    writer.finalise()
+    if part is None or everything <= writer.done_items():
+        writer.finalise(alone=part is None)  # another part may be trying a failed item again
+    else:
+        log.info("other parts of %s are not done yet: the last one finalises it", out)
     seconds = time.perf_counter() - began
     items = tuple(results[name] for name in clips)
     counts = Counter(item.status for item in items)
     return ExtractReport(
-        counts["ok"], counts["skipped"], counts["failed"], items, seconds, frames / seconds, str(out), config.hash
+        counts["ok"],
+        counts["skipped"],
+        counts["failed"],
+        items,
+        seconds,
+        frames / seconds,
+        str(out),
+        config.hash,
+        quarantined=sum(item.quarantined for item in items),
     )
+
+
+def _check_options(executor: str, workers: int, timeout_s: float | None, max_attempts: int) -> None:
+    if executor not in get_args(Executor):
+        raise ConfigError(f"unknown executor '{executor}'", where="executor", mend="serial, processes or ray")
+    if workers < 1 or (executor == "serial" and workers > 1):
+        raise ConfigError(
+            f"{workers} workers", where="workers", mend="at least 1; more than 1 needs executor 'processes' or 'ray'"
+        )
+    if timeout_s is not None and (executor == "serial" or timeout_s <= 0):
+        raise ConfigError("cannot be kept", where="timeout_s", mend="positive, with executor 'processes' or 'ray'")
+    if max_attempts < 1:
+        raise ConfigError(f"is {max_attempts}", where="max_attempts", mend="at least 1")

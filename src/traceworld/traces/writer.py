@@ -37,6 +37,9 @@ MANIFEST_SCHEMA = pa.schema(
         ("shard_bytes", pa.int64()),
         ("source", pa.string()),
         ("timings", pa.string()),
+        ("attempts", pa.int64()),
+        ("input_mark", pa.string()),
+        ("traceback", pa.string()),
     ]
 )
 
@@ -109,6 +112,9 @@ class DatasetWriter:
         stage: str = "",
         error: str = "",
         timings: Mapping[str, float] | None = None,
+        attempts: int = 0,
+        input_mark: str = "",
+        traceback: str = "",
     ) -> None:
         """Write what came of one input item. Writing an item again replaces it.
 
@@ -119,6 +125,9 @@ class DatasetWriter:
             stage: the stage that failed or skipped.
             error: what went wrong and the mend.
             timings: seconds per stage.
+            attempts: how often it has failed in a row.
+            input_mark: what tells that the input has changed since.
+            traceback: where in the code it failed.
 
         Raises:
             InvalidInputError: status and clips contradict each other, or two clips share an id.
@@ -144,8 +153,19 @@ class DatasetWriter:
                 "shard_bytes": shard.stat().st_size if clips else 0,
                 "source": self.source,
                 "timings": {key: float(value) for key, value in (timings or {}).items()},
+                "attempts": attempts,
+                "input_mark": input_mark,
+                "traceback": traceback,
             },
         )
+
+    def forgive(self, item_id: str) -> bool:
+        """Let a failed item count as never tried, so that the next run takes it up. False: it is not a failed one."""
+        file = self.path / STATUS / f"{item_name(item_id)}.json"
+        if not file.exists() or (record := read_json(file))["status"] != "failed":
+            return False
+        write_json(file, {**record, "attempts": 0})
+        return True
 
     def done_items(self, *, retry_failed: bool = False) -> set[str]:
         """Ids of the items that need no more work: those with a status file, and with their shard if they have clips.
@@ -161,7 +181,7 @@ class DatasetWriter:
             and (not item["shard"] or shards.get(item["shard"]) == item["shard_bytes"])
         }
 
-    def finalise(self, *, statistics: bool = True) -> dict[str, Any]:
+    def finalise(self, *, statistics: bool = True, alone: bool = True) -> dict[str, Any]:
         """Write `manifest.parquet` and `dataset.json` (counts and statistics). Call it once, when all writers are done.
 
         Equal contents give an equal `dataset.json`, whoever wrote them in whatever order. Calling it again, also after
@@ -169,6 +189,7 @@ class DatasetWriter:
 
         Args:
             statistics: False leaves out the corpus statistics (s_Δ, depth range), which read up to `statistics.CLIPS` clips.
+            alone: nobody else writes now, so unfinished files are left-overs of killed writers and are removed.
 
         Returns:
             The content of `dataset.json`.
@@ -176,7 +197,7 @@ class DatasetWriter:
         from traceworld.traces.statistics import count_contents, default_statistics
         from traceworld.traces.store import open_dataset
 
-        for folder in (CLIPS, STATUS):  # what killed writers left behind
+        for folder in (CLIPS, STATUS) if alone else ():
             for left_over in (self.path / folder).glob(f".*{TEMP_SUFFIX}"):
                 left_over.unlink(missing_ok=True)
         items = sorted(read_statuses(self.path), key=lambda item: item["item_id"])

@@ -1,0 +1,68 @@
+"""Reading and mending the ledger of a dataset: the status files behind its manifest."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from traceworld.errors import ConfigError
+from traceworld.traces.store import DatasetWriter, open_dataset
+from traceworld.traces.writer import read_statuses
+
+
+def summarise(path: str | Path) -> dict[str, Any]:
+    """Counts by status; failures by stage with one example each; seconds of the items that are done.
+
+    Raises:
+        DatasetError: there is no dataset.
+    """
+    items = _items(path)
+    seconds = sorted(item["timings"].get("total", 0.0) for item in items if item["status"] == "ok")
+    stages: dict[str, dict[str, Any]] = defaultdict(lambda: {"items": 0, "most_attempts": 0})
+    for item in items:
+        if item["status"] == "failed":
+            row = stages[item["stage"]]
+            row["items"] += 1
+            row["most_attempts"] = max(row["most_attempts"], item.get("attempts", 1))
+            row.setdefault("example", f"{item['item_id']}: {item['error']}")
+    return {
+        "items": len(items),
+        **{name: sum(item["status"] == name for item in items) for name in ("ok", "skipped", "failed")},
+        "failed_by_stage": dict(sorted(stages.items())),
+        "seconds": {"total": sum(seconds), "median": seconds[len(seconds) // 2] if seconds else 0.0},
+    }
+
+
+def failures(path: str | Path) -> list[dict[str, Any]]:
+    """The records of all failed items, as written.
+
+    Raises:
+        DatasetError: there is no dataset.
+    """
+    return [item for item in _items(path) if item["status"] == "failed"]
+
+
+def retry(path: str | Path, names: Collection[str] = (), stage: str = "") -> list[str]:
+    """Let failed items count as never tried. Returns their ids.
+
+    Args:
+        names: which; none: all.
+        stage: only those that failed there.
+
+    Raises:
+        DatasetError: there is no dataset.
+        ConfigError: a name is not that of a failed item.
+    """
+    failed = {item["item_id"]: item for item in failures(path)}
+    if unknown := sorted(set(names) - set(failed)):
+        raise ConfigError("is no failed item", where=unknown[0], mend=f"traceworld jobs export-failures {path}")
+    writer = DatasetWriter(path)
+    wanted = names or failed
+    return [name for name in wanted if (not stage or failed[name]["stage"] == stage) and writer.forgive(name)]
+
+
+def _items(path: str | Path) -> list[dict[str, Any]]:
+    open_dataset(path)
+    return list(read_statuses(Path(path)))
