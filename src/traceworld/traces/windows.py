@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -65,6 +65,7 @@ class WindowSet:
         image_size: (width, height) that pictures and depth are resized to; None keeps them as stored.
         split: `train`, `val` or `all`; a clip's side follows from its id alone.
         val_fraction: share of the clips in `val`.
+        only: dataset folder → ids of the clips to use; a dataset that is not named is used whole. Scales are those of all clips.
         s_delta: [3] scale of the future (eq. 3); None: from the corpus.
         depth_log_range: (p1, p99) of log metres; None: from the corpus. Not used here, kept in `normalisation`.
         min_motion: leave out frames in which no usable point gets this far from its anchor (uv units) within the horizon.
@@ -91,6 +92,7 @@ class WindowSet:
         min_motion: float = 0.0,
         augment: bool = True,
         cache_folder: str | Path | None = None,
+        only: Mapping[Path, Collection[str]] | None = None,
     ):
         if isinstance(datasets, (Dataset, str, Path)):
             datasets = [datasets]
@@ -99,7 +101,7 @@ class WindowSet:
         self.weights = _normalised(weights, self.configs)
         self.seed, self.image_size, self.augment, self.min_motion = seed, image_size, augment, min_motion
         self._caches = [dataset.cache(folder=cache_folder) for dataset in self.datasets]
-        self._index = self._make_index(split, val_fraction)
+        self._index = self._make_index(split, val_fraction, only or {})
         if len(self._index) == 0:
             raise DatasetError(
                 f"no window can be cut (split '{split}')",
@@ -214,13 +216,18 @@ class WindowSet:
             "depth_present": np.bool_(depth_m is not None),
         }
 
-    def _make_index(self, split: str, val_fraction: float) -> np.ndarray:
+    def _make_index(self, split: str, val_fraction: float, only: Mapping[Path, Collection[str]]) -> np.ndarray:
         """[windows, 3 + configs] dataset, clip, frame, and for each config whether the frame can be used with it."""
         if split not in ("train", "val", "all"):
             raise ConfigError(f"'{split}' is unknown", where="WindowSet.split", mend="use train, val or all")
         parts = []
         for number, cache in enumerate(self._caches):
-            clips = [i for i, name in enumerate(cache.clip_ids) if split == "all" or side(name, val_fraction) == split]
+            wanted = only.get(self.datasets[number].path)
+            clips = [
+                i
+                for i, name in enumerate(cache.clip_ids)
+                if (split == "all" or side(name, val_fraction) == split) and (wanted is None or name in wanted)
+            ]
             per_config = [usable_frames(cache, config, self.min_motion) for config in self.configs]
             table = np.concatenate([per_config[0][:, :2], *(frames[:, 2:] for frames in per_config)], 1)
             keep = np.isin(table[:, 0], clips) & (table[:, 2:][:, self.weights > 0] > 0).any(1)

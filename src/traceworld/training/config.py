@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from traceworld.errors import ConfigError
+from traceworld.traces.quality import Condition
 from traceworld.training.mixture import read_mixture
 
 FREE_ON_RESUME = frozenset(
@@ -54,6 +55,7 @@ class TrainConfig:
         image_size: (width, height) of the picture given to the model, px; None = the model's own.
         keypoints: least and most keypoints drawn per window, uniformly.
         moving_share: chance of each keypoint to be drawn from the moving points.
+        keep: train only on clips whose quality figures meet all of these, as `visible_fraction>=0.5` (`traces.quality.FIGURES`).
         min_motion: leave out windows in which no point gets this far from its anchor (uv units).
         device: `auto`, `cpu`, `cuda`, … threads: torch threads, None = torch's choice.
         parallel: with several ranks (torchrun): `ddp`, a whole model on each; `fsdp`, weights, gradients and optimiser state
@@ -104,6 +106,7 @@ class TrainConfig:
     image_size: tuple[int, int] | None = None
     keypoints: tuple[int, int] = (1, 256)
     moving_share: float = 0.8
+    keep: tuple[str, ...] = ()
     min_motion: float = 0.0
     device: str = "auto"
     threads: int | None = None
@@ -137,6 +140,8 @@ class TrainConfig:
         _need(0 <= self.ema < 1, "ema", f"is {self.ema}", "a decay below 1, 0 = off")
         _need(0 <= self.val_fraction < 1, "val_fraction", f"is {self.val_fraction}", "must be in [0, 1)")
         low, high = self.keypoints
+        for condition in self.keep:
+            Condition.parse(condition)
         _need(1 <= low <= high, "keypoints", f"is {self.keypoints}", "least and most, 1 or more")
         _need(self.schedule in ("constant", "cosine"), "schedule", f"is '{self.schedule}'", "constant or cosine")
         _need(self.optimizer in ("adamw", "muon"), "optimizer", f"is '{self.optimizer}'", "adamw or muon")

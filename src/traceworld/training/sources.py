@@ -11,6 +11,7 @@ import numpy as np
 
 from traceworld.errors import ConfigError
 from traceworld.models.normalisation import Normalisation
+from traceworld.traces.quality import clips_that_meet
 from traceworld.traces.store import Dataset, open_dataset
 from traceworld.traces.types import Clock
 from traceworld.traces.windows import WindowConfig, WindowSet, side
@@ -62,7 +63,10 @@ def open_training_data(
 
     stores = read_mixture(config.data)
     datasets = [open_dataset(store.path) for store in stores]
-    clip_ids = [name for dataset in datasets for name in dataset.clip_ids]
+    only = {dataset.path: clips_that_meet(dataset, config.keep) for dataset in datasets} if config.keep else {}
+    clip_ids = [name for dataset in datasets for name in only.get(dataset.path, dataset.clip_ids)]
+    if not clip_ids and only:
+        raise ConfigError("no clip meets all conditions", where="TrainConfig.keep", mend="loosen them")
     sides = {side(name, config.val_fraction) for name in clip_ids}
     if clip_ids and "train" not in sides:
         raise ConfigError("leaves no clip to train on", where="TrainConfig.val_fraction", mend="lower it")
@@ -84,6 +88,7 @@ def open_training_data(
                 val_fraction=config.val_fraction,
                 min_motion=config.min_motion,
                 s_delta=s_delta,
+                only=only,
             )
 
         source = windows(datasets, "train", _kept(scales, window))

@@ -55,7 +55,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over one axis. `None` or NaN breaks a line."""
+    """Lines over one axis (`None` or NaN breaks a line), or bars: a histogram, say."""
 
     title: str
     x: Sequence[float]
@@ -63,6 +63,7 @@ class Chart:
     x_label: str
     y_label: str
     note: str = ""
+    kind: Literal["lines", "bars"] = "lines"
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +93,7 @@ class ReportData:
         warnings: what the reader must know before believing the figures.
         scene: the 3D view (`viewer.scene.build_scene`).
         film: pictures that follow the slider.
-        inputs: the input frames.
+        inputs: the input frames. pictures_title: the heading above them.
         overlays: pictures with traces drawn on them, shown large.
         charts, tables: the numbers.
         provenance: how it was made; shown as JSON in a fold.
@@ -105,6 +106,7 @@ class ReportData:
     scene: Mapping[str, Any] | None = None
     film: Sequence[FilmFrame] = ()
     inputs: Sequence[Picture] = ()
+    pictures_title: str = "Input"
     overlays: Sequence[Picture] = ()
     charts: Sequence[Chart] = ()
     tables: Sequence[Table] = ()
@@ -133,7 +135,7 @@ def render_report(report: ReportData) -> str:
         "scene": report.scene,
         "film": film,
         "charts": [
-            {"x": list(c.x), "series": {k: _plain(v) for k, v in c.series.items()}, "x_label": c.x_label, "y_label": c.y_label}
+            {"x": list(c.x), "series": {k: _plain(v) for k, v in c.series.items()}, "x_label": c.x_label, "y_label": c.y_label, "kind": c.kind}
             for c in report.charts
         ],
     }  # fmt: skip
@@ -184,7 +186,7 @@ def _body(report: ReportData, film: Sequence[Mapping[str, Any]]) -> str:
     if report.overlays:
         parts.append("<h2>Traces on the picture</h2>" + _pictures(report.overlays, "wide"))
     if report.inputs:
-        parts.append("<h2>Input</h2>" + _pictures(report.inputs, ""))
+        parts.append(f"<h2>{html.escape(report.pictures_title)}</h2>" + _pictures(report.inputs, ""))
     if report.charts or report.tables:
         parts.append("<h2>The numbers</h2>")
     if report.charts:

@@ -270,12 +270,12 @@
   function drawCharts() {
     (report.charts || []).forEach((chart, i) => {
       const data = Object.entries(chart.series).map(([name, y], k) => ({
-        type: "scatter", mode: "lines", name, x: chart.x, y, line: { width: k === 0 ? 3 : 2, color: k === 0 ? css("--accent") : CHART_COLOURS[(k - 1) % CHART_COLOURS.length], dash: k === 0 ? "solid" : k === 1 ? "dash" : "dot" },
+        type: chart.kind === "bars" ? "bar" : "scatter", mode: chart.kind === "bars" ? undefined : "lines", marker: { color: css("--accent") }, name, x: chart.x, y, line: { width: k === 0 ? 3 : 2, color: k === 0 ? css("--accent") : CHART_COLOURS[(k - 1) % CHART_COLOURS.length], dash: k === 0 ? "solid" : k === 1 ? "dash" : "dot" },
       }));
       const axis = (title) => ({ title: { text: title, font: { size: 12 } }, gridcolor: css("--line"), zeroline: false, color: css("--soft"), linecolor: css("--line") });
       Plotly.react(`chart-${i}`, data, {
         margin: { l: 58, r: 12, t: 8, b: 44 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: "inherit", color: css("--ink"), size: 12 },
-        xaxis: axis(chart.x_label), yaxis: { ...axis(chart.y_label), rangemode: "tozero" }, legend: { orientation: "h", y: 1.14, x: 0 }, hovermode: "x unified",
+        xaxis: axis(chart.x_label), yaxis: { ...axis(chart.y_label), rangemode: "tozero" }, legend: { orientation: "h", y: 1.14, x: 0 }, hovermode: "x unified", bargap: 0.06,
       }, { responsive: true, displayModeBar: false });
     });
   }
