@@ -72,7 +72,7 @@ def path_jitter(xy_px: Float[np.ndarray, "T N 2"]) -> float:
     none. Unknown positions are NaN.
     """
     second = np.diff(xy_px, 2, axis=0)
-    known = np.isfinite(second).all(-1)
+    known = np.asarray(np.isfinite(second).all(-1))
     enough = known.sum(0) >= 3
     if not enough.any():
         return float("nan")
@@ -84,7 +84,7 @@ def _reprojection(traces: Traces, cameras: Cameras, seen: np.ndarray, still: np.
     if not still.any():
         return float("nan")
     xyz = np.where(traces.visible[:, still, None], traces.xyz_world[:, still].astype(np.float64), np.nan)
-    known = np.isfinite(xyz).all(-1)
+    known = np.asarray(np.isfinite(xyz).all(-1))
     place = np.where(known[..., None], xyz, 0).sum(0) / np.maximum(known.sum(0), 1)[:, None]
     expected = project(np.broadcast_to(place, xyz.shape), cameras.K, cameras.cam_from_world)
     error = np.linalg.norm(expected[..., :2] - seen[:, still, :2], axis=-1)
