@@ -1,4 +1,4 @@
-"""Commands that serve: serve policy, serve predict."""
+"""Commands that serve: serve policy, serve predict, serve query."""
 
 from __future__ import annotations
 
@@ -129,12 +129,65 @@ class ServePredict:
 
 
 @dataclasses.dataclass(frozen=True)
+class ServeQuery:
+    """Answer questions about pictures as RoboTracer's and RoboRefer's servers do (POST /query); `robotracer:URL` asks it."""
+
+    model: str = "mu0-nano"
+    """A model's name, address or checkpoint folder: a RoboTracer answers in its words, any other with its trace in words."""
+    host: str = "127.0.0.1"
+    """0.0.0.0 is reachable from everywhere: give a key then."""
+    port: int = 25547
+    """0: any free one."""
+    folder: Path | None = None
+    """Files below it may be named in requests (image_paths). Default: none may."""
+    api_key_file: Path | None = None
+    """A file with the key that clients must show. Default: the variable TRACEWORLD_API_KEY, else none."""
+    device: str = "cpu"
+    max_connections: int = 128
+    max_queue: int = 64
+    """Questions that may wait; one more is refused."""
+    max_megabytes: float = 32.0
+    """Of one request."""
+    timeout: float = 120.0
+    """Seconds from a question to its answer."""
+    shutdown_timeout: float = 120.0
+    """Seconds that requests may still take after SIGTERM."""
+    json: bool = False
+    """Print the address, and in the end the counts, as lines of JSON."""
+
+    def run(self) -> int:
+        from traceworld.extras import require
+
+        for module in ("fastapi", "uvicorn"):
+            require(module)
+        from traceworld.models.predictor import load_predictor
+        from traceworld.serving.keys import find_key
+        from traceworld.serving.query_app import QueryServerConfig, serve_query
+
+        config = QueryServerConfig(
+            host=self.host,
+            port=self.port,
+            folder=self.folder,
+            api_key=_key_for(self.host, find_key(self.api_key_file)),
+            max_request_bytes=_bytes(self.max_megabytes),
+            max_connections=self.max_connections,
+            max_queue=self.max_queue,
+            inference_timeout_s=self.timeout,
+            shutdown_timeout_s=self.shutdown_timeout,
+        )
+        predictor = load_predictor(self.model, device=self.device)
+        _say_counts(serve_query(predictor, config, ready=lambda url: _say_ready(url, self.json)), self.json)
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
 class Serve:
     """Servers."""
 
     command: Annotated[
         Annotated[ServePolicy, subcommand("policy", prefix_name=False)]
-        | Annotated[ServePredict, subcommand("predict", prefix_name=False)],
+        | Annotated[ServePredict, subcommand("predict", prefix_name=False)]
+        | Annotated[ServeQuery, subcommand("query", prefix_name=False)],
         arg(name=""),
     ]
 

@@ -92,7 +92,12 @@ def load_predictor(name_or_path: str | Path, device: str = "cpu") -> TracePredic
 
 def _from_checkpoint(folder: Path, name: str, device: str) -> TracePredictor:
     from traceworld.models.checkpoint import load_checkpoint, predictor_class
+    from traceworld.models.robotracer.checkpoint import is_robotracer
 
+    if is_robotracer(folder):
+        from traceworld.models.robotracer.predictor import RoboTracerPredictor
+
+        return RoboTracerPredictor.from_checkpoint(folder, name, device)
     checkpoint = load_checkpoint(folder, device=device)
     return predictor_class(checkpoint.model.kind)(checkpoint.model, name=name)
 
