@@ -10,7 +10,14 @@ from scipy.interpolate import interp1d
 
 from traceworld.errors import InvalidInputError
 from traceworld.geometry import cameras, retime
-from traceworld.geometry.retime import arc_length_clock, sample_at, steps_ahead, steps_back
+from traceworld.geometry.retime import (
+    arc_length_clock,
+    official_retime,
+    official_times,
+    sample_at,
+    steps_ahead,
+    steps_back,
+)
 
 WIDTH = 640
 K = np.array([[600.0, 0, 319.5], [0, 600.0, 239.5], [0, 0, 1]])
@@ -279,3 +286,81 @@ def test_rounding_does_not_carry_a_step_across_a_pause():
     s = np.cumsum(np.r_[0, [0.1] * 3, [0.0] * 20, [0.1] * 3])
     np.testing.assert_allclose(steps_ahead(s, 0, 0.1, 6), [1, 2, 3, 24, 25, 26], atol=1e-6)
     np.testing.assert_allclose(steps_back(s, 26, 0.1, 6), [25, 24, 23, 2, 1, 0], atol=1e-6)
+
+
+def released_rule(tracks, interval, top, max_length, image_size):
+    """Both released rules in plain loops, from their description: TraceForge's without an image size."""
+    N, H, _ = tracks.shape
+    if image_size is None:
+        scale = [float(s) if abs(s) >= 1e-12 else 1.0 for s in tracks[-1, 0, :2]]
+        unit = np.concatenate([np.clip(tracks[..., :2] / scale, 0, 1), tracks[..., 2:]], -1)
+    else:
+        scale = image_size
+        unit = np.concatenate([tracks[..., :2] / scale, tracks[..., 2:]], -1)
+    k = max(1, int(np.ceil(top * N)))
+    length = [np.mean(sorted(np.linalg.norm(unit[:, t + 1] - unit[:, t], axis=-1))[-k:]) for t in range(H - 1)]
+    path = np.concatenate([[0.0], np.cumsum(length)])
+    M = min(int(np.floor(path[-1] / interval)) + 1, max_length) if H > 1 else 1
+    out = np.full((N, max_length, 3), -np.inf)
+    for j in range(M):
+        target = min(j * interval, path[-1])
+        at = min(max(int(np.searchsorted(path, target, side="right")) - 1, 0), max(H - 2, 0))
+        share = (target - path[at]) / max(length[at], 1e-12) if H > 1 else 0.0
+        sample = unit[:, at] + share * (unit[:, min(at + 1, H - 1)] - unit[:, at])
+        out[:, j] = sample * [*scale, 1.0]
+    return out, M
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 120),
+    st.integers(1, 25),
+    st.sampled_from([None, (640, 480), (90, 160)]),
+    st.sampled_from([(0.05, 0.02, 128), (0.03, 0.1, 7)]),
+    st.integers(0, 2**31),
+)
+def test_official_retime_is_the_released_rule(N, H, size, options, seed):
+    rng = np.random.default_rng(seed)
+    steps = rng.normal(0, 8, (N, H, 3)) * [1, 1, 0.005] * (rng.random((1, H, 1)) < 0.7)  # with pauses
+    tracks = np.cumsum(steps, axis=1) + np.concatenate([rng.uniform(0, 400, (N, 1, 2)), np.ones((N, 1, 1))], -1)
+    got, valid = official_retime(tracks, *options, image_size=size)
+    expected, M = released_rule(tracks, *options, size)
+    assert valid.tolist() == [j < M for j in range(options[2])]
+    np.testing.assert_allclose(got[:, :M], expected[:, :M], atol=1e-6)
+    assert (got[:, M:] == -np.inf).all()
+    assert got.shape == (N, options[2], 3)
+
+
+def test_official_retime_by_hand():
+    """One point crosses half the picture in ten frames, then rests: eleven samples, one frame apart, the rest padding."""
+    tracks = np.zeros((3, 15, 3), np.float32)
+    tracks[:, :, 2] = 1
+    tracks[0, :, 0] = 32 * np.minimum(np.arange(15), 10)
+    got, valid = official_retime(tracks, image_size=(640, 480))
+    assert valid.sum() == 11
+    np.testing.assert_allclose(got[0, :11, 0], 32 * np.arange(11), atol=1e-3)
+    assert got.dtype == np.float32
+    still, one = official_retime(tracks[1:], image_size=(640, 480))
+    assert one.sum() == 1
+    assert (still[:, 0] == tracks[1:, 0]).all()
+    np.testing.assert_allclose(official_times(tracks, image_size=(640, 480))[:3], [0, 1, 2], atol=1e-5)
+
+
+def test_official_retime_keeps_the_released_faults_and_refuses_nonsense():
+    """TraceForge's rule: the last track sets the scale and cuts the others; metres count like shares of the picture."""
+    tracks = np.ones((2, 3, 3))
+    tracks[0, :, 0] = [10, 150, 300]
+    tracks[1, :, :2] = [100, 100]
+    cut, _ = official_retime(tracks)
+    assert cut[0][np.isfinite(cut[0, :, 0]), 0].max() == 100  # the other point never gets beyond it
+    deep = np.ones((1, 2, 3))
+    deep[0, 1, 2] = 1.27
+    assert official_retime(deep, image_size=(640, 480))[1].sum() == 6
+    deep[0, :, 2] *= 100  # the same in centimetres
+    assert official_retime(deep, image_size=(640, 480))[1].sum() == 128
+    for bad in (np.ones((0, 3, 3)), np.ones((2, 0, 3)), np.full((1, 2, 3), np.nan)):
+        with pytest.raises(InvalidInputError):
+            official_retime(bad)
+    for options in ({"interval": 0}, {"top": 0.0}, {"max_length": 0}, {"image_size": (0, 4)}):
+        with pytest.raises(InvalidInputError):
+            official_retime(tracks, **options)

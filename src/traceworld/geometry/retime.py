@@ -303,3 +303,95 @@ def steps_back(
     # Seen from the end backwards the clock runs forwards, and the latest time becomes the first.
     last = len(s) - 1
     return last - steps_ahead((s[-1] - s)[::-1], last - frame, step, count)
+
+
+# --- the released pipelines' rule -------------------------------------------------------------------------------------
+
+
+def official_times(
+    tracks: Float[np.ndarray, "N H 3"],
+    interval: float | int = 0.05,
+    top: float | int = 0.02,
+    max_length: int = 128,
+    image_size: tuple[int, int] | None = None,
+) -> Float[np.ndarray, " M"]:
+    """Frame times, fractional, at which the released retiming samples all tracks alike; arguments as `official_retime`.
+
+    M = min(⌊S/interval⌋ + 1, max_length) for a path of length S; the first time is 0.
+
+    Raises:
+        InvalidInputError: no track, no frame, a position that is not finite, or an impossible option.
+    """
+    where = "official_times"
+    if 0 in tracks.shape:
+        raise InvalidInputError(f"tracks of shape {tracks.shape} are empty", where=where)
+    if not (interval > 0 and 0 < top <= 1 and max_length >= 1) or (image_size is not None and min(image_size) < 1):
+        raise InvalidInputError("interval, top, max_length and image_size must be positive, top ≤ 1", where=where)
+    if not np.isfinite(tracks).all():
+        raise InvalidInputError("a position is not finite", where=where, mend="leave the track out or fill its gaps")
+    N, H, _ = tracks.shape
+    if H == 1:
+        return np.zeros(1)
+    # One track decides for all, and metres of depth count like shares of the image: that is the rule.
+    steps = np.linalg.norm(np.diff(_official_units(tracks, image_size), axis=1), axis=-1)
+    fastest = max(1, int(np.ceil(top * N)))
+    length = np.sort(steps, axis=0)[-fastest:].mean(0)
+    path = np.concatenate([np.zeros(1, length.dtype), np.cumsum(length)])
+    total = float(path[-1])
+    target = np.arange(min(int(np.floor(total / interval)) + 1, max_length)) * float(interval)
+    target[-1] = min(target[-1], total)
+    left = np.clip(np.searchsorted(path, target, side="right") - 1, 0, H - 2)
+    return left + (target - path[left]) / np.maximum(length[left], 1e-12)
+
+
+def _official_units(tracks: np.ndarray, image_size: tuple[int, int] | None) -> np.ndarray:
+    """Tracks with u and v as shares: of the image, or of where the last track starts (then cut to [0, 1])."""
+    uv, z = tracks[..., :2], tracks[..., 2:]
+    if image_size is not None:
+        return np.concatenate([uv / np.asarray(image_size, tracks.dtype), z], -1)
+    return np.concatenate([np.clip(uv / _corner(tracks), 0, 1), z], -1)
+
+
+def _corner(tracks: np.ndarray) -> np.ndarray:
+    corner = tracks[-1, 0, :2]
+    return np.where(np.abs(corner) < 1e-12, 1, corner).astype(tracks.dtype)
+
+
+def official_retime(
+    tracks: Float[np.ndarray, "N H 3"],
+    interval: float | int = 0.05,
+    top: float | int = 0.02,
+    max_length: int = 128,
+    image_size: tuple[int, int] | None = None,
+) -> tuple[Float[np.ndarray, "N L 3"], Bool[np.ndarray, " L"]]:
+    """Retiming by path length exactly as the released pipelines do it, for their files and for comparison.
+
+    The scene's step from frame to frame is the mean of the longest ⌈top · N⌉ steps; all tracks are sampled by linear
+    interpolation where it has grown by `interval`. Lengths add shares of the image to raw z, whatever its unit; noise and
+    hidden points count; use `arc_length_clock` for anything else.
+
+    Args:
+        tracks: (u px, v px, z), frame 0 first; arithmetic is done in their dtype.
+        interval: path between samples.
+        top: share of the tracks, the fastest, whose mean step counts.
+        max_length: number of samples returned.
+        image_size: (width, height) px: TraceExtract's rule (u and v divided by it). None: TraceForge's rule (divided by
+            where the last track starts and cut to [0, 1], which cuts the returned positions too).
+
+    Returns:
+        tracks [N, max_length, 3], −inf after the last valid sample; valid [max_length].
+
+    Raises:
+        InvalidInputError: as `official_times`.
+    """
+    times = official_times(tracks, interval, top, max_length, image_size)
+    cut = tracks
+    if image_size is None:
+        corner = _corner(tracks)
+        cut = np.concatenate([np.clip(tracks[..., :2] / corner, 0, 1) * corner, tracks[..., 2:]], -1)
+    left = np.minimum(np.floor(times).astype(int), max(tracks.shape[1] - 2, 0))
+    right = np.minimum(left + 1, tracks.shape[1] - 1)
+    share = (times - left)[None, :, None]
+    out = np.full((len(tracks), max_length, 3), -np.inf, tracks.dtype)
+    out[:, : len(times)] = (1 - share) * cut[:, left] + share * cut[:, right]
+    return out, np.arange(max_length) < len(times)
