@@ -11,13 +11,14 @@ PIP_ARGS ?=
 export MUJOCO_GL ?= egl
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup dev system browser demo test test-slow test-openpi test-lerobot lint format types constraints clean
+.PHONY: help setup dev system browser demo test test-slow test-openpi test-lerobot test-ray lint format types constraints clean
 
 help:
 	@echo 'make demo [INPUT=path]  set up and run the main job; writes $(OUT)/report.html'
 	@echo 'make test               the test suite (with coverage)'
 	@echo 'make test-slow          the slow tests'
 	@echo 'make test-openpi        the published openpi client against the policy server (own environment)'
+	@echo 'make test-ray           extraction on Ray, with workers that are killed (installs Ray into .venv)'
 	@echo 'make test-lerobot       LeRobot reads, edits and trains on what is exported (own Python 3.12 environment)'
 	@echo 'make lint               ruff (lint, format) and mypy'
 	@echo 'make setup | dev        only install (for use | for development)'
@@ -61,6 +62,10 @@ test-openpi: dev system
 	@test -x .venv-openpi/bin/python || $(PYTHON) -m venv .venv-openpi
 	.venv-openpi/bin/pip install -q $(PIP_ARGS) openpi-client typing_extensions
 	TRACEWORLD_OPENPI_PYTHON=$(CURDIR)/.venv-openpi/bin/python $(BIN)/python -m pytest -q tests/serving/test_openpi_client.py
+
+test-ray: dev system
+	$(BIN)/pip install -q $(PIP_ARGS) -e '.[ray]'
+	$(BIN)/python -m pytest -q --timeout 1800 tests/extract/test_ray_workers.py tests/extract/test_faults.py
 
 # LeRobot needs Python 3.12 and an older torch. Its torch is the default one without the CUDA packages (see cpu_torch.py).
 PYTHON312 ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python) python3.12)

@@ -2,6 +2,7 @@
 
     python recipes/fewshot.py --out runs/fewshot                 # everything; run it again to go on; writes docs/results.md
     python recipes/fewshot.py --out runs/smoke --smoke           # all stages with tiny numbers; writes runs/smoke/results.md
+    python recipes/fewshot.py --out runs/shipped --shipped mu0-nano --size nano    # a shipped model instead of pre-training
 
 Pre-train a small μ0 on other arms and other tasks. Then, for each held-out task on a held-out arm, warm up on 5 or 15 episodes,
 and compare with random initialisation and with partial sources (the hand alone, the other robots alone), by the error on unseen
@@ -33,6 +34,8 @@ from stages import finished, keep_options, machine, minutes_of, once, seconds_pe
 
 from traceworld.errors import ConfigError
 from traceworld.evaluation.forecast import REFERENCE, evaluate_forecast
+from traceworld.models.describe import count_parameters
+from traceworld.models.predictor import WEIGHTS
 from traceworld.sim.corpus import build_corpus
 from traceworld.sim.embodiments import EMBODIMENTS, check_embodiment
 from traceworld.sim.tasks import HELD_OUT, TRAINED, resolve_tasks
@@ -53,6 +56,8 @@ class FewShot:
     """
     Attributes:
         out: folder for corpora, runs and cells.
+        shipped: take this shipped model, of the size `size`, as the pre-trained one; no partial sources then. It must not have
+            seen the arm, nor the tasks.
         arm: the held-out embodiment: nobody else plays in warm-up and test.
         tasks: held-out tasks.
         source_tasks: those in which partial sources are compared, as on the page two of them.
@@ -80,6 +85,7 @@ class FewShot:
     """
 
     out: Path
+    shipped: str | None = None
     arm: str = "other-arm"
     tasks: tuple[str, ...] = HELD_OUT
     source_tasks: tuple[str, ...] = ("coffee-pull-v3", "door-close-v3")
@@ -109,6 +115,8 @@ class FewShot:
         check_embodiment(self.arm)
         if self.arm == HAND:
             raise ConfigError("leaves no hand to pre-train on", where="arm", mend="hold out a robot")
+        if self.shipped is not None and not (WEIGHTS / self.shipped / "config.json").exists():
+            raise ConfigError(f"'{self.shipped}' does not ship with this library", where="shipped", mend="mu0-nano")
         if shared := sorted(set(resolve_tasks(self.tasks)) & set(resolve_tasks(self.pretrain_tasks))):
             raise ConfigError(f"shares {shared[0]} with pretrain_tasks", where="tasks", mend="hold it out of one")
         if not self.source_tasks or not set(self.source_tasks) <= set(resolve_tasks(self.tasks)):
@@ -156,10 +164,12 @@ def main(options: FewShot) -> dict[str, Any]:
     with stage(out, "warm up"):
         cells = warm_up(options, pretrained)
     figures = {
-        **summary(cells, options.videos, options.source_tasks),
+        **summary(cells, options.videos, () if options.shipped else options.source_tasks),
         "options": {**plain, "seeds": options.seeds, "tasks": list(resolve_tasks(options.tasks))},
         "sources": sources(options),
-        "pretrain_episodes": sum(len(open_dataset(store)) for store in stores(options, "all")),
+        "pretrain_episodes": sum(len(open_dataset(store)) for store in stores(options, "all"))
+        if not options.shipped
+        else None,
         "pretrain_steps": pretrained["all"]["step"],
         "parameters": pretrained["all"]["parameters"],
         "cost_minutes": minutes_of(out),
@@ -172,7 +182,7 @@ def main(options: FewShot) -> dict[str, Any]:
     if options.smoke:
         document = out / "results.md"
         shutil.copyfile(options.results, document)
-    write_section(document, "fewshot", section(figures))
+    write_section(document, "fewshot-shipped" if options.shipped else "fewshot", section(figures))
     return figures
 
 
@@ -205,6 +215,8 @@ def command() -> str:
 
 def sources(options: FewShot) -> dict[str, list[str]]:
     """Who plays in each source of pre-training."""
+    if options.shipped:
+        return {"all": [options.shipped]}
     others = [name for name in EMBODIMENTS if name != options.arm]
     return {"all": others, "hand": [HAND], "robots": [name for name in others if name != HAND]}
 
@@ -218,7 +230,7 @@ def simulate(options: FewShot) -> None:
     """Episodes of pre-training, each embodiment with motions of its own, and those of the target."""
     look = Variety() if options.variety else None
     for number, name in enumerate(EMBODIMENTS):
-        if name != options.arm:
+        if name != options.arm and not options.shipped:
             build_corpus(
                 options.out / "pretrain" / name,
                 options.pretrain_tasks,
@@ -271,6 +283,9 @@ def base_config(options: FewShot, data: list[Path], out: Path, steps: int) -> Tr
 
 def pretrain(options: FewShot) -> dict[str, dict[str, Any]]:
     """Train each source for the same number of steps. Returns how each run ended."""
+    if options.shipped:
+        parameters = count_parameters("mu0", options.size)["trainable"]
+        return {"all": {"model": str(WEIGHTS / options.shipped), "step": None, "parameters": parameters}}
 
     def config(source: str, steps: int) -> TrainConfig:
         return replace(
@@ -303,7 +318,8 @@ def cells_of(options: FewShot) -> Iterator[Cell]:
     partial = [("hand", few), ("robots", few)]
     for seed in range(options.seeds):
         for task in resolve_tasks(options.tasks):
-            for source, videos in [*rows, *(partial if task in options.source_tasks else [])]:
+            parts = partial if task in options.source_tasks and not options.shipped else []
+            for source, videos in [*rows, *parts]:
                 yield Cell(source, videos, task, seed)
 
 

@@ -61,14 +61,15 @@ def summary(cells: Iterable[Mapping[str, Any]], videos: tuple[int, int], source_
     Args:
         cells: `source`, `videos`, `task`, `seed` and the two figures of each cell.
         videos: few and more of the warm-up.
-        source_tasks: tasks of the second table.
+        source_tasks: tasks of the second table; none: no such table.
     """
     few, more = videos
     cells = list(cells)
     by_warm_up = [
         _row(cells, *row) for row in (("all", 0), ("random", few), ("all", few), ("random", more), ("all", more))
     ]
-    by_source = [_row(cells, source, few, source_tasks) for source in ("random", "hand", "robots", "all")]
+    sources = ("random", "hand", "robots", "all") if source_tasks else ()
+    by_source = [_row(cells, source, few, source_tasks) for source in sources]
     main = {(row["source"], row["videos"]): Estimate(**row["figures"][MAIN]) for row in by_warm_up}
     return {
         "warm_up": by_warm_up,
@@ -118,12 +119,10 @@ def section(figures: Mapping[str, Any]) -> str:
     options = figures["options"]
     few, more = options["videos"]
     cost = ", ".join(f"{name} {minutes:.0f}" for name, minutes in figures["cost_minutes"].items())
+    by_source = ["", "**Pre-training source**", "", table_of(figures["source"])] if figures["source"] else []
     return "\n".join(
         [
-            f"Held-out arm `{options['arm']}`, held-out tasks; pre-training on {figures['pretrain_episodes']:,} episodes of "
-            f"{len(options['pretrain_tasks'])} other tasks, in equal shares by {', '.join(figures['sources']['all'])}, "
-            f"{figures['pretrain_steps']} steps of {options['batch_pretrain']} windows for every source. Model: μ0 "
-            f"`{options['size']}`, {figures['parameters']:,} parameters.",
+            _pre_training(figures),
             f"Warm-up: one model per task, {options['steps_warmup']} steps of {options['batch_warmup']} windows "
             f"({options['steps_random'] or options['steps_warmup']} from random initialisation). {options['seeds']} seeds, each "
             f"with warm-up episodes, training seed and {options['test_episodes']} test episodes of its own; the pre-trained "
@@ -134,10 +133,7 @@ def section(figures: Mapping[str, Any]) -> str:
             "**Warm-up**",
             "",
             table_of(figures["warm_up"]),
-            "",
-            "**Pre-training source**",
-            "",
-            table_of(figures["source"]),
+            *by_source,
             "",
             *verdict_lines(figures["verdict"], few, more),
             "",
@@ -147,6 +143,21 @@ def section(figures: Mapping[str, Any]) -> str:
             figures["command"],
             "```",
         ]
+    )
+
+
+def _pre_training(figures: Mapping[str, Any]) -> str:
+    options = figures["options"]
+    model = f"μ0 `{options['size']}`, {figures['parameters']:,} parameters."
+    if options.get("shipped"):
+        return (
+            f"Held-out arm `{options['arm']}`, held-out tasks. Pre-trained: the shipped `{options['shipped']}`, which has seen "
+            f"neither (its card says what it has seen). Model: {model}"
+        )
+    return (
+        f"Held-out arm `{options['arm']}`, held-out tasks; pre-training on {figures['pretrain_episodes']:,} episodes of "
+        f"{len(options['pretrain_tasks'])} other tasks, in equal shares by {', '.join(figures['sources']['all'])}, "
+        f"{figures['pretrain_steps']} steps of {options['batch_pretrain']} windows for every source. Model: {model}"
     )
 
 

@@ -65,6 +65,7 @@ def test_defaults_are_the_claim(tmp_path):
         ({"source_tasks": ("drawer-open-v3",)}, "source_tasks"),
         ({"videos": (5, 5)}, "videos"),
         ({"seeds": 1}, "seeds"),
+        ({"shipped": "mu9-nano"}, "does not ship"),
     ],
 )
 def test_designs_that_leak_or_compare_nothing_are_refused(tmp_path, change, named):
@@ -154,6 +155,27 @@ def test_the_whole_study_with_made_clips_and_again(tmp_path, made, monkeypatch):
     assert document.read_bytes() == before
     with pytest.raises(ConfigError, match="steps_warmup: was 1"):
         fewshot.main(replace(options, steps_warmup=3))
+
+
+def test_a_shipped_model_takes_the_place_of_pre_training(tmp_path, made, monkeypatch):
+    document = tmp_path / "results.md"
+    document.write_text(DOCUMENT.read_text())
+    monkeypatch.setattr(sys, "argv", ["fewshot.py", "--shipped", "mu0-nano"])
+    tiny = TINY | {"tasks": TINY["source_tasks"], "videos": (1, 2), "shipped": "mu0-nano", "size": "nano"}
+    figures = fewshot.main(FewShot(out=tmp_path / "run", results=document, **tiny))
+    assert not (tmp_path / "run" / "pretrain").exists()
+    assert figures["source"] == []
+    assert len(list((tmp_path / "run" / "cells").rglob("*.json"))) == 2 * 5
+    text = read_section(document, "fewshot-shipped")
+    assert "the shipped `mu0-nano`" in text
+    assert "Pre-training source" not in text
+    assert read_section(document, "fewshot") == read_section(DOCUMENT, "fewshot")
+    job = fewshot.job_of(
+        FewShot(out=tmp_path / "run", **tiny),
+        Cell("all", 1, "door-close-v3", 0),
+        fewshot.pretrain(FewShot(out=tmp_path, **tiny)),
+    )
+    assert job.train.init_from.endswith("mu0-nano")
 
 
 @pytest.mark.slow
