@@ -84,6 +84,10 @@ def test_doctor_reports_every_backend(capsys):
     assert {"python", "torch", "device", "rendering", "mu0-nano", "transformers"} <= names
     for finding in report["findings"]:
         assert finding["ok"] or finding["mend"], finding
-    backends = {finding["group"]: finding["detail"] for finding in report["findings"] if "backend" in finding["group"]}
-    assert backends["backend captions"] == ""
-    assert backends["backend tracker"] == "built into extraction"
+    backends = {
+        (f["group"].removeprefix("backend "), f["name"]): f for f in report["findings"] if "backend" in f["group"]
+    }
+    assert {kind for kind, name in backends if name == "embedded"} == {"features", "geometry", "tracking", "entities"}
+    vggt = backends["geometry", "vggt"]
+    assert "[non-commercial]" in vggt["licence"]
+    assert vggt["ok"] or "pip install git+https" in vggt["mend"]

@@ -13,22 +13,28 @@ from typing import Annotated
 import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, subcommand
 
-from traceworld.commands.data import Extract, Info, View
+from traceworld.commands.data import Extract, Info, Report, View
 from traceworld.commands.evaluation import Eval
-from traceworld.commands.exchange import Export, Import
+from traceworld.commands.exchange import Export, Import, Pull, Push
 from traceworld.commands.house import Demo, Doctor
+from traceworld.commands.jobs import Jobs
 from traceworld.commands.models import Convert, Predict, Train
-from traceworld.commands.robots import Rollout
+from traceworld.commands.robots import Rollout, TrainPolicy
 from traceworld.commands.serving import Serve
 from traceworld.commands.simulation import Sim
+from traceworld.commands.tracespatial_data import Tracespatial
 from traceworld.errors import ConfigError, TraceworldError
 
 Command = (
     Annotated[Extract, subcommand("extract", prefix_name=False)]
+    | Annotated[Jobs, subcommand("jobs", prefix_name=False)]
     | Annotated[Info, subcommand("info", prefix_name=False)]
+    | Annotated[Report, subcommand("report", prefix_name=False)]
     | Annotated[View, subcommand("view", prefix_name=False)]
     | Annotated[Sim, subcommand("sim", prefix_name=False)]
+    | Annotated[Tracespatial, subcommand("tracespatial", prefix_name=False)]
     | Annotated[Train, subcommand("train", prefix_name=False)]
+    | Annotated[TrainPolicy, subcommand("train-policy", prefix_name=False)]
     | Annotated[Predict, subcommand("predict", prefix_name=False)]
     | Annotated[Eval, subcommand("eval", prefix_name=False)]
     | Annotated[Rollout, subcommand("rollout", prefix_name=False)]
@@ -36,6 +42,8 @@ Command = (
     | Annotated[Convert, subcommand("convert", prefix_name=False)]
     | Annotated[Import, subcommand("import", prefix_name=False)]
     | Annotated[Export, subcommand("export", prefix_name=False)]
+    | Annotated[Push, subcommand("push", prefix_name=False)]
+    | Annotated[Pull, subcommand("pull", prefix_name=False)]
     | Annotated[Demo, subcommand("demo", prefix_name=False)]
     | Annotated[Doctor, subcommand("doctor", prefix_name=False)]
 )
@@ -49,6 +57,8 @@ def main(argv: list[str] | None = None) -> int:
 
         sys.stdout.write(f"traceworld {__version__}\n")
         return 0
+    if argv[:2] == ["train", "policy"]:  # `train` takes folders: one of this name is `./policy`
+        argv = ["train-policy", *argv[2:]]
     os.environ.setdefault("MUJOCO_GL", "egl")
     command = tyro.cli(
         Command,

@@ -81,12 +81,12 @@ def _rendering() -> Finding:
 
 
 def _extras() -> list[Finding]:
-    from traceworld.extras import EXTRA_OF
+    from traceworld.extras import EXTRA_OF, package_of
 
     findings = []
     for module, extra in EXTRA_OF.items():
         found = importlib.util.find_spec(module) is not None
-        detail = importlib.metadata.version(module) if found else "not installed"
+        detail = importlib.metadata.version(package_of(module)) if found else "not installed"
         findings.append(
             Finding(f"extra {extra}", module, found, detail, mend="" if found else f"pip install 'traceworld[{extra}]'")
         )
@@ -94,21 +94,17 @@ def _extras() -> list[Finding]:
 
 
 def _backends() -> list[Finding]:
+    """Every backend: whether it can be used, what it gives, its licence, and the command for what is missing."""
     from traceworld.perception import registry
 
-    def detail(entry: registry.Availability) -> str:
-        if entry.reason or entry.kind in registry.CHOSEN_BY_NAME:
-            return entry.reason
-        return (
-            "built into extraction"
-            if entry.name == "embedded"
-            else "from Python only: extraction uses the embedded one"
-        )
-
-    return [
-        Finding(f"backend {entry.kind}", entry.name, entry.ok, detail(entry), entry.licence, entry.mend)
-        for entry in registry.available()
-    ]
+    findings = []
+    for entry in registry.available():
+        spec = registry.find(entry.kind, entry.name)
+        gives = spec.gives.words()
+        detail = entry.reason or (f"{spec.summary} ({gives})" if gives else spec.summary)
+        licence = entry.licence if entry.licence_class == "permissive" else f"{entry.licence} [{entry.licence_class}]"
+        findings.append(Finding(f"backend {entry.kind}", entry.name, entry.ok, detail, licence, entry.mend))
+    return findings
 
 
 def _weights() -> list[Finding]:

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from traceworld.extract.captioning import caption_events, motion_mask, part_motions
+from traceworld.errors import InvalidInputError
+from traceworld.extract.captioning import CaptionRecord, caption_events, motion_mask, part_motions, recaption
 from traceworld.perception.captions import TemplateCaptioner
-from traceworld.perception.interfaces import BackendInfo
-from traceworld.traces.types import Cameras, Traces
+from traceworld.perception.interfaces import BackendInfo, Caption
+from traceworld.traces.types import Cameras, Clip, Event, Media, Traces
 
 T = 30
 K = np.array([[500.0, 0, 319.5], [0, 500.0, 239.5], [0, 0, 1]])
@@ -143,3 +145,65 @@ def test_the_motion_mask_is_deaf_to_the_camera_and_to_unknown_positions():
     xyz[1:], known[1:] = np.nan, False
     lost = Traces(xyz, known, known.copy(), traces.part_id, traces.moving, traces.query_frame)
     assert not motion_mask(lost, CAMERAS, 0, T).any()
+
+
+class Speaker(TemplateCaptioner):
+    """Looks, and keeps its raw words; the second event's could not be read."""
+
+    info = BackendInfo("captions", "speaker", "2", "MIT")
+    needs_images = True
+
+    def __init__(self):
+        self.seen = []
+
+    def caption(self, request):
+        self.seen.append([int(image[0, 0, 0]) for image in request.images])
+        source = "template (fallback)" if request.index == 1 else "speaker"
+        return Caption(f"step {request.index}", "b", "i", "c", source, {"raw": ["words"], "attempts": 1})
+
+    def merge(self, captions, task=""):
+        return Caption(" + ".join(c.caption for c in captions), "b", "i", "c", "speaker", {"raw": ["m"], "attempts": 1})
+
+
+def test_what_a_captioner_said_besides_is_recorded():
+    record = CaptionRecord()
+    read = lambda frames: tuple(np.zeros((480, 640, 3), np.uint8) for _ in frames)  # noqa: E731
+    caption_events([(0, 10), (10, 30)], scene(), CAMERAS, TIME_S, Speaker(), read_images=read, record=record)
+    told = record.told()
+    assert [(e["start"], e["end"], e["level"]) for e in told["answers"]] == [(0, 10, 0), (10, 30, 0), (0, 30, 1)]
+    assert told["answers"][0]["raw"] == ["words"]
+    assert told["fallbacks"] == 1
+    nothing = CaptionRecord()
+    caption_events([(0, 30)], scene(), CAMERAS, TIME_S, TemplateCaptioner(), record=nothing)
+    assert nothing.told() == {}
+
+
+def stored_clip(tmp_path, events):
+    for t in range(T):
+        Image.fromarray(np.full((480, 640, 3), 8 * t, np.uint8)).save(tmp_path / f"{t:03d}.png")
+    names = tuple(f"{t:03d}.png" for t in range(T))
+    return Clip(
+        clip_id="c", time_s=TIME_S, cameras=CAMERAS, traces=scene(), media=Media("frames", str(tmp_path), tuple(range(T)), names),
+        events=events, task="tidy", metric=True, provenance={"captions": {"source": "template"}, "seed": 3},
+    )  # fmt: skip
+
+
+def test_captioning_again_tracks_and_cuts_nothing(tmp_path):
+    events = (
+        Event(0, 12, "old", 0, "b", "i", "c"),
+        Event(12, T, "old", 0, "b", "i", "c"),
+        Event(0, T, "old", 1, "b", "i", "c"),
+    )
+    clip = stored_clip(tmp_path, events)
+    speaker = Speaker()
+    again = recaption(clip, speaker)
+    assert again.traces is clip.traces
+    assert [(e.start, e.end, e.level, e.caption) for e in again.events] == [
+        (0, 12, 0, "step 0"), (12, T, 0, "step 1"), (0, T, 1, "step 0 + step 1"),
+    ]  # fmt: skip
+    assert speaker.seen == [[0, 8 * 5, 8 * 11], [8 * 12, 8 * 20, 8 * 29]]  # start, midpoint and end of each
+    assert again.provenance["captions"]["source"] == "speaker"
+    assert again.provenance["captions"]["fallbacks"] == 1
+    assert again.provenance["seed"] == 3
+    with pytest.raises(InvalidInputError, match="level 0"):
+        recaption(stored_clip(tmp_path, ()), speaker)

@@ -43,10 +43,18 @@ def test_the_hash_changes_with_every_option_and_only_with_options():
         "min_event_s": 0.5, "max_event_s": 9.0, "smooth_s": 0.4, "peak_prominence": 0.5, "merge_window": 5, "seed": 3,
         "tracking": dataclasses.replace(base.tracking, fb_px=9.0),
         "odometry": dataclasses.replace(base.odometry, static_share=0.9),
+        "features": "dinov2", "geometry": "vggt", "tracker": "tapnext", "entities": "sam2",
     }  # fmt: skip
-    assert set(changed) == {field.name for field in dataclasses.fields(ExtractConfig)}
+    assert set(changed) == {field.name for field in dataclasses.fields(ExtractConfig)} - {"accept_licence"}
     hashes = {dataclasses.replace(base, **{name: value}).hash for name, value in changed.items()}
     assert len(hashes | {base.hash}) == len(changed) + 1
+
+
+def test_accepting_a_licence_changes_no_result_and_embedded_senses_no_hash():
+    base = ExtractConfig()
+    assert dataclasses.replace(base, accept_licence=("gated",)).hash == base.hash
+    assert not {"features", "geometry", "tracker", "entities", "accept_licence"} & set(base.as_dict())
+    assert dataclasses.replace(base, tracker="tapnext").as_dict()["tracker"] == "tapnext"
 
 
 def test_it_is_plain_json():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tyro.conf import Positional
 
@@ -19,6 +19,20 @@ class Extract:
     """Videos, RGB-D folders, folders of frames, or folders that hold them."""
     out: Path
     """Dataset folder to write or to go on with."""
+    preset: Literal["embedded", "hf", "permissive-gpu", "paper"] = "embedded"
+    """Backends to start from (`traceworld doctor` lists them); the options below replace single ones."""
+    features: str | None = None
+    """Patch descriptors, as NAME[:WEIGHTS][#option=value]; WEIGHTS is a hub id or a local path."""
+    geometry: str | None = None
+    """Depth and cameras."""
+    tracker: str | None = None
+    """Point tracker."""
+    entities: str | None = None
+    """What finds things in the image."""
+    captions: str | None = None
+    """Captioner; a server is openai:MODEL@URL."""
+    accept_licence: tuple[Literal["non-commercial", "gated"], ...] = ()
+    """Licence classes that this run may use; without it such backends are refused."""
     num_keypoints: int = 256
     """Keypoints per clip."""
     max_side: int = 960
@@ -28,25 +42,52 @@ class Extract:
     allow_partial: bool = False
     """Keep the readable beginning of a damaged video (flagged in the manifest)."""
     seed: int = 0
-    executor: Literal["serial", "processes"] = "serial"
-    """How to map over the inputs."""
+    executor: Literal["serial", "processes", "ray"] = "serial"
+    """How to map over the inputs: here, in processes, or on a Ray cluster (`RAY_ADDRESS`; else on this machine)."""
     workers: int = 1
-    """Worker processes of the executor `processes`."""
+    """Worker processes of the executors `processes` and `ray`."""
+    timeout_s: float | None = None
+    """Limit per input, with `processes` or `ray`."""
+    max_attempts: int = 3
+    """Failures in a row after which an input is left alone (`traceworld jobs retry` asks for it again)."""
+    shard: str = ""
+    """Do only part i of n of the inputs, as i/n from 0: `--shard $SLURM_ARRAY_TASK_ID/64`."""
     json: bool = False
     """Print the report as JSON."""
+
+    def backends(self) -> dict[str, Any]:
+        """Field of `ExtractConfig` → backend: the preset's, with those that are named in its place."""
+        from traceworld.perception.catalogue import preset
+
+        chosen = preset(self.preset)
+        chosen["tracker"] = chosen.pop("tracking")
+        named = {kind: getattr(self, kind) for kind in chosen}
+        return {kind: named[kind] or text for kind, text in chosen.items()}
 
     def run(self) -> int:
         from traceworld.extract.config import ExtractConfig
         from traceworld.extract.jobs import extract_many
+        from traceworld.extract.shards import Part
 
         config = ExtractConfig(
+            **self.backends(),
+            accept_licence=self.accept_licence,
             num_keypoints=self.num_keypoints,
             max_side=self.max_side,
             max_frames=self.max_frames,
             allow_partial=self.allow_partial,
             seed=self.seed,
         )
-        report = extract_many(list(self.inputs), self.out, config, executor=self.executor, workers=self.workers)
+        report = extract_many(
+            list(self.inputs),
+            self.out,
+            config,
+            executor=self.executor,
+            workers=self.workers,
+            timeout_s=self.timeout_s,
+            max_attempts=self.max_attempts,
+            part=Part.parse(self.shard) if self.shard else None,
+        )
         result = dataclasses.asdict(report)
         emit(
             result,
@@ -58,7 +99,7 @@ class Extract:
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """Say what a dataset, a checkpoint or a model size holds (e.g. `out/clips`, `mu0-nano`, `mu0:large`, `tracegen:6x12`)."""
+    """Say what a dataset, a checkpoint or a size holds (e.g. `out/clips`, `mu0-nano`, `mu0:large`, `tracegen:6x12`, `policy:400m`)."""
 
     target: Positional[str]
     json: bool = False
@@ -69,6 +110,10 @@ class Info:
             from traceworld.models.describe import count_parameters
 
             result: dict = {"model": self.target, "parameters": count_parameters(*self.target.split(":", 1))}
+        elif self.target.startswith("policy:") or _is_policy(self.target):
+            from traceworld.policies.describe import describe_policy
+
+            result = describe_policy(self.target.removeprefix("policy:"))
         elif Path(self.target).is_dir() and (Path(self.target) / "clips").is_dir():
             from traceworld.traces.describe import describe_dataset
             from traceworld.traces.store import open_dataset
@@ -80,6 +125,14 @@ class Info:
             result = describe_predictor(self.target)
         emit(result, self.json, None if self.json else tree(self.target, result))
         return 0
+
+
+def _is_policy(target: str) -> bool:
+    if not (Path(target) / "config.json").is_file():
+        return False
+    from traceworld.policies.describe import is_policy
+
+    return is_policy(target)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,4 +152,28 @@ class View:
             server.wait()
         except KeyboardInterrupt:
             server.stop()
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Write one HTML page about a dataset: quality figures, histograms, the clips to look at first, what failed."""
+
+    dataset: Positional[Path]
+    out: Path | None = None
+    """File to write; none: `NAME-report.html` beside the dataset."""
+    worst: int = 12
+    """How many of the worst clips are shown."""
+    json: bool = False
+    """Print the quality figures of every clip as JSON."""
+
+    def run(self) -> int:
+        from traceworld.traces.quality import quality_table
+        from traceworld.traces.store import open_dataset
+        from traceworld.viewer.dataset_report import dataset_report, default_path
+        from traceworld.viewer.report import write_report
+
+        dataset = open_dataset(self.dataset)
+        written = write_report(self.out or default_path(self.dataset), dataset_report(dataset, self.worst))
+        emit({"report": str(written), "clips": quality_table(dataset)}, self.json, str(written))
         return 0

@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from traceworld.errors import InvalidInputError
 from traceworld.geometry.cameras import project, project_cam, px_to_uv, transform
 from traceworld.geometry.motion import trace_diameter
 from traceworld.perception.interfaces import Caption, CaptionBackend, CaptionRequest, PartMotion
-from traceworld.traces.types import Cameras, Event, Traces
+from traceworld.traces.media import read_frame
+from traceworld.traces.types import Cameras, Clip, Event, Traces
+
+
+@dataclass(eq=False)
+class CaptionRecord:
+    """What captioners said besides the captions: source, raw answers, instructions. Empty for the template captioner."""
+
+    entries: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, start: int, end: int, level: int, caption: Caption) -> None:
+        """Note one caption of a span of frames [start, end)."""
+        if caption.extra:
+            about = {"start": start, "end": end, "level": level, "source": caption.source}
+            self.entries.append({**about, **caption.extra})
+
+    def told(self) -> dict[str, Any]:
+        """JSON-able: the entries, and how many captions are not by the captioner that was asked (`fallbacks`)."""
+        if not self.entries:
+            return {}
+        return {"answers": self.entries, "fallbacks": sum("fallback" in entry["source"] for entry in self.entries)}
+
 
 ImageReader = Callable[[Sequence[int]], tuple[np.ndarray, ...]]
 
@@ -106,6 +130,7 @@ def caption_events(
     metric: bool = True,
     merge_window: int = 3,
     read_images: ImageReader | None = None,
+    record: CaptionRecord | None = None,
 ) -> tuple[Event, ...]:
     """Captioned events of a clip, fine ones first, then summaries.
 
@@ -114,7 +139,9 @@ def caption_events(
         merge_window: level 1 holds one event per run of this many neighbours (sliding by one), if there are more fine
             events than that; level 2, or 1 with fewer, is the whole clip.
         read_images: frames → pictures; called once per event with start, midpoint and end if the captioner wants them.
+        record: is told what the captioner said besides.
     """
+    record = record or CaptionRecord()
     captions: list[Caption] = []
     for index, (start, end) in enumerate(spans):
         images: tuple[np.ndarray, ...] = ()
@@ -133,14 +160,45 @@ def caption_events(
             motion_mask=mask,
         )
         captions.append(captioner.caption(request))
-    events = [_event(start, end, 0, caption) for (start, end), caption in zip(spans, captions, strict=True)]
+    told = [(start, end, 0, caption) for (start, end), caption in zip(spans, captions, strict=True)]
     level = 1
     if len(spans) > merge_window:
         for first in range(len(spans) - merge_window + 1):
             run = slice(first, first + merge_window)
-            merged = captioner.merge(captions[run], task)
-            events.append(_event(spans[run][0][0], spans[run][-1][1], level, merged))
+            told.append((spans[run][0][0], spans[run][-1][1], level, captioner.merge(captions[run], task)))
         level += 1
     if len(spans) > 1:
-        events.append(_event(spans[0][0], spans[-1][1], level, captioner.merge(captions, task)))
-    return tuple(events)
+        told.append((spans[0][0], spans[-1][1], level, captioner.merge(captions, task)))
+    for entry in told:
+        record.add(*entry)
+    return tuple(_event(*entry) for entry in told)
+
+
+def recaption(clip: Clip, captioner: CaptionBackend, *, merge_window: int = 3) -> Clip:
+    """A stored clip with new words for its events: nothing is tracked or cut again.
+
+    Args:
+        captioner: `registry.create("captions", …)`.
+
+    Raises:
+        MediaError: the captioner looks at pictures, and the clip's are not there.
+        InvalidInputError: the clip has no fine events.
+    """
+    spans = sorted((event.start, event.end) for event in clip.events if event.level == 0)
+    if not spans:
+        raise InvalidInputError("has no events of level 0", where=clip.clip_id, mend="extract it first")
+    record = CaptionRecord()
+    events = caption_events(
+        spans,
+        clip.traces,
+        clip.cameras,
+        clip.time_s,
+        captioner,
+        task=clip.task,
+        metric=clip.metric,
+        merge_window=merge_window,
+        read_images=lambda frames: tuple(read_frame(clip, frame) for frame in frames),
+        record=record,
+    )
+    about = {"source": captioner.info.name, "version": captioner.info.version, **record.told()}
+    return replace(clip, events=events, provenance={**clip.provenance, "captions": about})

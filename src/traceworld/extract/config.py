@@ -24,7 +24,9 @@ class ExtractConfig:
         chunk_frames: frames per chunk: new entities get points at each chunk's activity peak (A.4).
         tau_moving_px: trace diameter above which a point counts as moving (A.2).
         lambda_z: weight of depth in trace diameter and acceleration (A.2).
-        captions: captioner by name (`traceworld doctor` lists the backends).
+        features, geometry, tracker, entities, captions: backends as `NAME[:WEIGHTS][#option=value&…]` (`traceworld doctor`
+            lists them; `perception.catalogue.PRESETS` are sets of them).
+        accept_licence: licence classes (`non-commercial`, `gated`) that this run may use. Changes no result.
         max_side: longer image side is scaled down to this.
         fps: keep at most this many frames per second; None: all.
         max_frames: stop after this many frames; None: no limit.
@@ -44,7 +46,12 @@ class ExtractConfig:
     chunk_frames: int = 64
     tau_moving_px: float = 40.0
     lambda_z: float = 0.1
+    features: str = "embedded"
+    geometry: str = "embedded"
+    tracker: str = "embedded"
+    entities: str = "embedded"
     captions: str = "template"
+    accept_licence: tuple[str, ...] = ()
     max_side: int = 960
     fps: float | None = None
     max_frames: int | None = None
@@ -85,12 +92,28 @@ class ExtractConfig:
         names = {field.name for field in dataclasses.fields(SourceOptions)}
         return SourceOptions(**{name: getattr(self, name) for name in names})
 
+    def backends(self) -> dict[str, str]:
+        """Kind → backend, as `perception.registry` names the kinds."""
+        return {
+            "features": self.features,
+            "geometry": self.geometry,
+            "tracking": self.tracker,
+            "entities": self.entities,
+            "captions": self.captions,
+        }
+
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able form."""
-        return dataclasses.asdict(self)
+        """JSON-able form of what decides the result. Embedded senses are left out: datasets that were made before there
+        were others keep their hash, and are continued."""
+        told = dataclasses.asdict(self)
+        for name in ("features", "geometry", "tracker", "entities"):
+            if told[name] == "embedded":
+                del told[name]
+        del told["accept_licence"]
+        return told
 
     @property
     def hash(self) -> str:
-        """16 hexadecimal digits that change with any option."""
+        """16 hexadecimal digits that change with any option that decides the result."""
         text = json.dumps(self.as_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from traceworld.errors import ConfigError, TraceworldError
+from traceworld.extract.backend_tracks import require_backends
 from traceworld.extract.config import ExtractConfig
 from traceworld.extract.inputs import expand_inputs, item_id
 from traceworld.extract.pipeline import extract_clip, failed_stage
@@ -274,11 +275,13 @@ def extract_many(
         The report, items in the order of the inputs. Failures are in it and in the manifest; they do not raise.
 
     Raises:
-        ConfigError: impossible options, or an unknown backend.
+        ConfigError: impossible options, an unknown backend, or one whose licence is not accepted.
+        MissingExtraError, MissingWeightsError: a backend is not on this machine.
         DatasetError: `out` cannot be written, or holds something else.
     """
     config = config or ExtractConfig()
     _check_options(executor, workers, timeout_s, max_attempts)
+    require_backends(config)
     began = time.perf_counter()
     clips = {item_id(path): path for path in expand_inputs(inputs)}
     if not clips:

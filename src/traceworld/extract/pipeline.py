@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from traceworld.errors import DepthError, MediaError
-from traceworld.extract.captioning import caption_events
+from traceworld.extract.backend_tracks import Senses, build_traces_with, make_senses
+from traceworld.extract.captioning import CaptionRecord, caption_events
 from traceworld.extract.config import ExtractConfig
 from traceworld.extract.events import EventCut, cut_events
 from traceworld.extract.quality import trace_quality
-from traceworld.extract.tracks import TrackResult, build_traces
+from traceworld.extract.tracks import TrackResult
 from traceworld.perception import registry
-from traceworld.perception.interfaces import CaptionBackend, FrameSource
+from traceworld.perception.interfaces import BackendInfo, CaptionBackend, FrameSource
 from traceworld.perception.source_base import SourceBase
 from traceworld.perception.sources import open_source
 from traceworld.traces.types import Clip, Event, Media
@@ -61,17 +62,20 @@ def extract_clip(
     Raises:
         MediaError, DepthError: the input cannot be used.
         ExtractionError: it can be read but not processed.
-        ConfigError: a backend is unknown.
+        ConfigError: a backend is unknown, or its licence is not accepted.
+        MissingExtraError, MissingWeightsError: a backend's code or weights are not on this machine.
     """
     config = config or ExtractConfig()
     path = Path(source_path).expanduser().absolute()
+    record = CaptionRecord()
     with _stage("config"):
-        captioner: CaptionBackend = registry.create("captions", config.captions)
+        senses = make_senses(config)
+        captioner: CaptionBackend = registry.held("captions", config.captions)
     with _stage("source"):
         source = open_source(path, **config.source_options().as_dict())
     with source:
         with _stage("tracks"):
-            result = build_traces(source, config, progress)
+            result = build_traces_with(source, config, senses, progress)
         with _stage("events"):
             cut = cut_events(
                 result.traces,
@@ -94,6 +98,7 @@ def extract_clip(
                 metric=result.metric,
                 merge_window=config.merge_window,
                 read_images=lambda frames: read_images(source, frames),
+                record=record,
             )
     return Clip(
         clip_id=clip_id or path.stem,
@@ -104,7 +109,7 @@ def extract_clip(
         events=events,
         task=source.task,
         metric=result.metric,
-        provenance=_provenance(source, config, result, cut, events, captioner),
+        provenance=_provenance(source, config, result, cut, events, captioner, senses, record),
     )
 
 
@@ -135,12 +140,19 @@ def _version() -> str:
         return "unknown"
 
 
-def _backends(captioner: CaptionBackend) -> dict[str, dict[str, str]]:
-    """Who did what; the embedded stages have the library's own version."""
+def _backends(captioner: CaptionBackend, senses: Senses) -> dict[str, dict[str, str]]:
+    """Who did what, under which licence; the embedded stages have the library's own version."""
     embedded = {"name": "embedded", "version": _version(), "licence": "Apache-2.0"}
-    info = captioner.info
-    captions = {"name": info.name, "version": info.version, "licence": info.licence}
-    return {"features": embedded, "tracker": embedded, "geometry": embedded, "captions": captions}
+    told = {"features": embedded, "tracker": embedded, "geometry": embedded, "captions": _told(captioner.info)}
+    kinds = {"tracking": "tracker"}
+    return told | {kinds.get(kind, kind): _told(backend.info) for kind, backend in senses.chosen().items()}
+
+
+def _told(info: BackendInfo) -> dict[str, str]:
+    told = {"name": info.name, "version": info.version, "licence": info.licence}
+    if info.weights:
+        told |= {"licence_class": info.licence_class, "weights": info.weights, "revision": info.revision}
+    return told
 
 
 def _provenance(
@@ -150,6 +162,8 @@ def _provenance(
     cut: EventCut,
     events: Sequence[Event],
     captioner: CaptionBackend,
+    senses: Senses,
+    record: CaptionRecord,
 ) -> dict[str, Any]:
     """Where the clip comes from and how it was made; JSON-able, and free of times and of the machine."""
     report = dict(source.report)
@@ -166,12 +180,12 @@ def _provenance(
             "peaks": list(cut.peaks),
             "peak_acceleration": round(float(cut.smoothed.max(initial=0)), 4),
         },
-        "captions": {"source": captioner.info.name, "version": captioner.info.version},
+        "captions": {"source": captioner.info.name, "version": captioner.info.version, **record.told()},
         "config": config.as_dict(),
         "config_hash": config.hash,
         "seed": config.seed,
         "version": _version(),
-        "backends": _backends(captioner),
+        "backends": _backends(captioner, senses),
     }
     if listed is not None:
         provenance["source_frames"] = listed

@@ -16,6 +16,8 @@ from jaxtyping import Bool, Float, Int
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.optimize import linear_sum_assignment
 
+from traceworld.perception.interfaces import BackendInfo
+
 MATCH_SCORE = 0.5  # a piece takes over an identity if similarity and overlap average to this
 _CLUSTERS = 10
 _SAME_CLUSTER = 1.0  # feature distance; one is a clear difference to the eye
@@ -45,6 +47,24 @@ class EntityMaps:
         """Visible cells per entity, summed over the representative frames."""
         ids, counts = np.unique(self.labels[self.labels >= 0], return_counts=True)
         return {int(i): int(c) for i, c in zip(ids, counts, strict=True)}
+
+
+class EmbeddedEntities:
+    """`EntityFinder` as an `EntityBackend`: it needs no more of the pictures than their features."""
+
+    info = BackendInfo("entities", "embedded", "1", "Apache-2.0")
+
+    def __init__(self, seed: int = 0):
+        self._seed = seed
+        self.start()
+
+    def start(self) -> None:
+        """See `EntityBackend`."""
+        self._finder = EntityFinder(seed=self._seed)
+
+    def find(self, images: np.ndarray, features: np.ndarray, motion: np.ndarray, displaced: np.ndarray | None = None):
+        """See `EntityBackend`."""
+        return self._finder.find(features, motion, displaced)
 
 
 @dataclass(eq=False)

@@ -88,11 +88,13 @@ class BackendInfo:
     """What a backend says about itself; ends up in every clip's provenance.
 
     Attributes:
-        kind: `features`, `tracker`, `geometry` or `captions`.
+        kind: `features`, `geometry`, `tracking`, `entities` or `captions`.
         name: what users write in a config.
-        version: of the backend or of its weights.
+        version: of the backend's code.
         licence: of code and weights together, the stricter one.
         metric: True if its lengths are metres.
+        licence_class: `permissive`, `non-commercial`, `gated` or `user` (see `perception.registry`).
+        weights, revision: what it loaded; "" without weights.
     """
 
     kind: str
@@ -100,6 +102,9 @@ class BackendInfo:
     version: str
     licence: str
     metric: bool = False
+    licence_class: str = "permissive"
+    weights: str = ""
+    revision: str = ""
 
 
 @runtime_checkable
@@ -137,13 +142,14 @@ class Geometry:
 class GeometryBackend(Protocol):
     """Depth and camera poses of a run of frames (mu0-paper A.3); knows no more than the frames tell it.
 
-    `max_frames` is how many frames one call may be given (None: any number).
+    `max_frames` is how many frames one call may be given (None: any number). `K` is None where nobody knows it: a backend
+    that estimates intrinsics does so, others assume a usual field of view.
     """
 
     info: BackendInfo
     max_frames: int | None
 
-    def reconstruct(self, frames: Sequence[Frame], K: Float[np.ndarray, "3 3"]) -> Geometry: ...
+    def reconstruct(self, frames: Sequence[Frame], K: Float[np.ndarray, "3 3"] | None) -> Geometry: ...
 
 
 @dataclass(frozen=True, eq=False)

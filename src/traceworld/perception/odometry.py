@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from traceworld.geometry.cameras import project, unproject
 from traceworld.perception.interfaces import BackendInfo, Frame, Geometry
+from traceworld.perception.intrinsics import assumed_K
 from traceworld.perception.lifting import PSEUDO_DEPTH_M, depth_edges, sample_depth
 from traceworld.perception.matching import lucas_kanade
 from traceworld.perception.motion import DenseFlow, FlowField, static_share, textured
@@ -185,10 +186,11 @@ class EmbeddedGeometry:
     def __init__(self, config: OdometryConfig | None = None):
         self.config = config or OdometryConfig()
 
-    def reconstruct(self, frames: Sequence[Frame], K: Float[np.ndarray, "3 3"]) -> Geometry:
+    def reconstruct(self, frames: Sequence[Frame], K: Float[np.ndarray, "3 3"] | None) -> Geometry:
         """See `GeometryBackend`."""
         metric = all(frame.depth_m is not None for frame in frames)
         shape = frames[0].image.shape[:2]
+        K = assumed_K(shape[1], shape[0]) if K is None else K
         grays = [to_gray(frame.image) for frame in frames]
         pseudo = np.full(shape, PSEUDO_DEPTH_M, np.float32)
         depth = [frame.depth_m if metric and frame.depth_m is not None else pseudo for frame in frames]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,8 +10,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
 from traceworld.geometry.cameras import project
-from traceworld.perception.motion import FlowField
-from traceworld.perception.tracking import PointState, PointStepper, TrackingConfig, View, empty_state
+from traceworld.perception.chunks import FrameChunk, PointQueries, PointTracks, check_queries
+from traceworld.perception.lift_tracks import from_world
+from traceworld.perception.motion import DenseFlow, FlowField
+from traceworld.perception.odometry import to_gray
+from traceworld.perception.tracking import EmbeddedTracker, PointState, PointStepper, TrackingConfig, View, empty_state
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,3 +107,28 @@ def _begin(queries: Queries, pick: np.ndarray, view: View, K: np.ndarray, config
     xyz = queries.xyz_world[pick].astype(np.float64)
     xy = project(xyz, np.asarray(K, np.float64), np.asarray(view.cam_from_world, np.float64))[..., :2]
     return PointState.begin(xyz, queries.part_id[pick], xy, view, config.patch_half)
+
+
+class EmbeddedPointTracker:
+    """The embedded tracker as a `PointTracker`; extraction calls `follow_chunk` directly, which keeps its state over chunks."""
+
+    info = EmbeddedTracker.info
+
+    def __init__(self, config: TrackingConfig | None = None):
+        self.config = config or TrackingConfig()
+
+    def track(self, chunk: FrameChunk, queries: PointQueries) -> PointTracks:
+        """See `PointTracker`; hidden points are carried by their rigid neighbours. Confidence: 1 seen, ½ hidden, 0 lost."""
+        check_queries(chunk, queries)
+        flow, (width, height) = DenseFlow(), chunk.size
+        grays = [to_gray(image) for image in chunk.images]
+        small = [flow.small(gray) for gray in grays]
+        forward = [flow.between(a, b, width, height) for a, b in itertools.pairwise(small)]
+        backward = [flow.between(b, a, width, height) for a, b in itertools.pairwise(small)]
+        depth = [None] * len(grays) if chunk.depth_m is None else list(chunk.depth_m)
+        views = [View(*view) for view in zip(grays, depth, chunk.cam_from_world, strict=True)]
+        points = Queries(queries.frame, queries.xyz_world, np.zeros(len(queries), np.int32))
+        found = follow_chunk(ChunkView(views, forward, backward), chunk.K, None, points, self.config)
+        confidence = np.where(found.visible, 1.0, np.where(found.valid, 0.5, 0.0))
+        xyz = np.where(found.valid[..., None], found.xyz_world, np.nan)
+        return from_world(xyz, found.visible, confidence, chunk, queries)

@@ -1,30 +1,67 @@
-"""Backends by name: the embedded ones and those that other packages register under the entry-point group `traceworld.backends`.
+"""Backends by name: those of `perception.catalogue` and those that other packages register under the entry-point group
+`traceworld.backends`.
 
-A backend is looked up without importing it; it is imported when made. `check` says whether it can be made here, and if
-not, why and which command mends that; `available` says so of all.
-
-Extraction chooses only captions by name (`CHOSEN_BY_NAME`). Its features, tracking and odometry are the embedded ones,
-called directly; the other kinds stand here for use from Python and for backends to come.
+A backend is written `NAME[:WEIGHTS][#option=value&…]`: WEIGHTS is a hub id or a local path (for `openai` the MODEL@URL). It is
+looked up without importing it; it is imported when made. `check` says whether it can be made here, and if not, why and
+which command mends that; `available` says so of all. What is missing is an error: nothing falls back to something else.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
+import json
 import logging
-from dataclasses import dataclass
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
-from traceworld.errors import ConfigError, TraceworldError
+from traceworld.errors import ConfigError, MissingExtraError, MissingWeightsError
+from traceworld.perception.conventions import Native, Scale
+from traceworld.perception.interfaces import BackendInfo
+from traceworld.perception.weights import Weights
 
 log = logging.getLogger(__name__)
 
-KINDS = ("features", "tracker", "geometry", "captions")
-CHOSEN_BY_NAME = ("captions",)
-"""Kinds of which `ExtractConfig` names the backend."""
+KINDS = ("features", "geometry", "tracking", "entities", "captions")
 ENTRY_POINT_GROUP = "traceworld.backends"
+LICENCE_CLASSES = ("permissive", "non-commercial", "gated", "user")
+"""`gated`: behind terms to be accepted on the model's page. `user`: weights or a server of the user's own choosing, whose
+terms are not known here."""
+TO_ACCEPT = ("non-commercial", "gated")
+"""Licence classes that a run must name as accepted before it uses them."""
+
+
+@dataclass(frozen=True)
+class Gives:
+    """What a backend's answers hold.
+
+    Attributes:
+        scale: `metric`, `per-pass` (another unit in every call), `input` (that of the depth it is given) or `none`.
+        poses: it solves camera poses itself. intrinsics: and intrinsics.
+        tracks: `2D`, `world` or "" (no tracker). occlusion: it tells hidden from seen.
+    """
+
+    scale: Scale = "none"
+    poses: bool = False
+    intrinsics: bool = False
+    tracks: str = ""
+    occlusion: bool = False
+
+    def words(self) -> str:
+        """For `traceworld doctor`; "" if there is nothing to say."""
+        scales = {"metric": "metres", "per-pass": "a unit per pass", "input": "the scale of its depth"}
+        parts = [f"{self.tracks} tracks"] if self.tracks else []
+        parts += [scales[self.scale]] if self.scale in scales else []
+        parts += [name for name in ("poses", "intrinsics", "occlusion") if getattr(self, name)]
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -35,10 +72,16 @@ class BackendSpec:
         kind: one of `KINDS`.
         name: what users write.
         target: `package.module:factory`; calling the factory with the options makes the backend.
-        licence: of code and weights together, the stricter one.
+        licence: name of the licence, of code and weights together, the stricter one.
         summary: one line for `traceworld doctor`.
         needs: modules that must be importable.
         mend: command that provides what is missing.
+        licence_class: one of `LICENCE_CLASSES`.
+        weights: what it loads unless the user names other weights.
+        gives: what its answers hold. native: the conventions it speaks, converted by its adapter.
+        checkout: environment variable that holds the folder of its git clone, for code that is no package.
+        argument: option that the text after the colon fills; "" if it takes none.
+        needs_argument: it has no default for it; the text says what to write.
     """
 
     kind: str
@@ -48,12 +91,32 @@ class BackendSpec:
     summary: str
     needs: tuple[str, ...] = ()
     mend: str = ""
+    licence_class: str = "permissive"
+    weights: Weights | None = None
+    gives: Gives = Gives()
+    native: Native | None = None
+    checkout: str = ""
+    argument: str = ""
+    needs_argument: str = ""
 
     def __post_init__(self):
         if self.kind not in KINDS:
             raise ConfigError(f"unknown kind '{self.kind}'", where=f"backend {self.name}", mend=f"one of {KINDS}")
         if ":" not in self.target:
             raise ConfigError(f"'{self.target}' is not module:factory", where=f"backend {self.name}")
+        if self.licence_class not in LICENCE_CLASSES:
+            raise ConfigError(
+                f"unknown licence class '{self.licence_class}'", where=f"backend {self.name}", mend=f"{LICENCE_CLASSES}"
+            )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A backend as a user writes it, taken apart."""
+
+    name: str
+    argument: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,41 +129,46 @@ class Availability:
     reason: str
     mend: str
     licence: str
+    licence_class: str = "permissive"
 
 
-EMBEDDED = (
-    BackendSpec(
-        "features",
-        "embedded",
-        "traceworld.perception.features:EmbeddedFeatures",
-        "Apache-2.0",
-        "colour, gradient and depth statistics per cell; no weights",
-    ),
-    BackendSpec(
-        "tracker",
-        "embedded",
-        "traceworld.perception.tracking:EmbeddedTracker",
-        "Apache-2.0",
-        "Lucas-Kanade and dense flow with checks in 3D; no weights",
-    ),
-    BackendSpec(
-        "geometry",
-        "embedded",
-        "traceworld.perception.odometry:EmbeddedGeometry",
-        "Apache-2.0",
-        "sensor depth with RGB-D odometry behind a static-camera gate; no weights",
-    ),
-    BackendSpec(
-        "captions",
-        "template",
-        "traceworld.perception.captions:TemplateCaptioner",
-        "Apache-2.0",
-        "sentences filled in from the traces: direction, distance, speed; sees no pictures",
-    ),
-)
+@dataclass(frozen=True)
+class Terms:
+    """Under which licence a chosen backend stands."""
 
-_specs: dict[tuple[str, str], BackendSpec] = {(spec.kind, spec.name): spec for spec in EMBEDDED}
+    kind: str
+    name: str
+    licence: str
+    licence_class: str
+
+
+_specs: dict[tuple[str, str], BackendSpec] = {}
+_catalogue_loaded = False
 _third_party_loaded = False
+
+
+def parse_choice(text: str) -> Choice:
+    """`NAME[:WEIGHTS][#option=value&…]`; values are JSON where they are (numbers, true), else words.
+
+    Raises:
+        ConfigError: no name, or an option without a value.
+    """
+    address, _, options = text.partition("#")
+    name, _, argument = address.partition(":")
+    if not name:
+        raise ConfigError(f"'{text}' names no backend", where="backend", mend="NAME[:WEIGHTS][#option=value&…]")
+    try:
+        pairs = parse_qsl(options, keep_blank_values=True, strict_parsing=bool(options))
+    except ValueError as error:
+        raise ConfigError(f"'{options}' are no options", where=name, mend="write #option=value&option=value") from error
+    return Choice(name, argument, {key.replace("-", "_"): _value(value) for key, value in pairs})
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def register(spec: BackendSpec) -> None:
@@ -109,6 +177,11 @@ def register(spec: BackendSpec) -> None:
     Raises:
         ConfigError: the name is taken by another target.
     """
+    _load_catalogue()
+    _put(spec)
+
+
+def _put(spec: BackendSpec) -> None:
     known = _specs.get((spec.kind, spec.name))
     if known is not None and known != spec:
         raise ConfigError(
@@ -117,9 +190,20 @@ def register(spec: BackendSpec) -> None:
     _specs[spec.kind, spec.name] = spec
 
 
+def _load_catalogue() -> None:
+    global _catalogue_loaded
+    if not _catalogue_loaded:
+        _catalogue_loaded = True
+        from traceworld.perception.catalogue import SPECS
+
+        for spec in SPECS:
+            _put(spec)
+
+
 def _load_third_party() -> None:
     """Read the entry points once. Each must be a `BackendSpec` or a sequence of them; a broken one is logged, not fatal."""
     global _third_party_loaded
+    _load_catalogue()
     if _third_party_loaded:
         return
     _third_party_loaded = True
@@ -156,22 +240,53 @@ def find(kind: str, name: str) -> BackendSpec:
     raise ConfigError(f"no {kind} backend is called '{name}'", where=kind, mend=f"{hint}known: {', '.join(names)}")
 
 
-def check(kind: str, name: str) -> Availability:
+def check(kind: str, text: str) -> Availability:
     """Whether the backend can be made here, without making it.
 
     Raises:
         ConfigError: no such backend.
     """
-    spec = find(kind, name)
+    choice = parse_choice(text)
+    spec = find(kind, choice.name)
+    about = (spec.licence, spec.licence_class)
+    for reason, mend in (_lacking_code(spec), _lacking_weights(spec, choice)):
+        if reason:
+            return Availability(kind, spec.name, False, reason, mend, *about)
+    return Availability(kind, spec.name, True, "", "", *about)
+
+
+def _lacking_code(spec: BackendSpec) -> tuple[str, str]:
+    if spec.checkout:
+        folder = os.environ.get(spec.checkout, "")
+        if not folder:
+            return f"no clone: the variable {spec.checkout} is not set", spec.mend
+        if not Path(folder).is_dir():
+            return f"{spec.checkout} names '{folder}', which is no folder", spec.mend
     for needed in (*spec.needs, spec.target.partition(":")[0]):
         try:
             found = importlib.util.find_spec(needed) is not None
         except (ImportError, ValueError):  # a parent package is missing
             found = False
         if not found:
-            mend = spec.mend or f"pip install {needed.split('.')[0]}"
-            return Availability(kind, name, False, f"the module '{needed}' is not installed", mend, spec.licence)
-    return Availability(kind, name, True, "", "", spec.licence)
+            return f"the module '{needed}' is not installed", spec.mend or f"pip install {needed.split('.')[0]}"
+    return "", ""
+
+
+def _lacking_weights(spec: BackendSpec, choice: Choice) -> tuple[str, str]:
+    if spec.needs_argument:  # nothing to look for before the user says where it is
+        return "", ""
+    wanted = _weights_of(spec, choice)
+    if wanted is None or wanted.find() is not None:
+        return "", ""
+    return f"the weights '{wanted.source}' are not on this machine", wanted.command()
+
+
+def _weights_of(spec: BackendSpec, choice: Choice) -> Weights | None:
+    if spec.weights is None or not choice.argument:
+        return spec.weights
+    if choice.argument == spec.weights.source:
+        return spec.weights
+    return dataclasses.replace(spec.weights, source=choice.argument, revision=None)
 
 
 def available(kind: str | None = None) -> tuple[Availability, ...]:
@@ -179,22 +294,119 @@ def available(kind: str | None = None) -> tuple[Availability, ...]:
     return tuple(check(spec.kind, spec.name) for spec in specs(kind))
 
 
-def create(kind: str, name: str, **options: Any) -> Any:
-    """Import the backend and make it with these options.
+def terms(kind: str, text: str) -> Terms:
+    """Licence of a choice. Weights that another backend of the catalogue uses carry that one's licence; others are the
+    user's own to know (`user`)."""
+    choice = parse_choice(text)
+    spec = find(kind, choice.name)
+    own = _weights_of(spec, choice)
+    if spec.weights is None or own is None or own.source == spec.weights.source:
+        return Terms(kind, text, spec.licence, spec.licence_class)
+    for other in specs(kind):
+        if other.weights is not None and other.weights.source == own.source:
+            return Terms(kind, text, other.licence, other.licence_class)
+    return Terms(kind, text, f"that of {own.source}", "user")
+
+
+def require_accepted(chosen: Mapping[str, str], accepted: Collection[str]) -> None:
+    """Refuse a run that uses restricted parts without saying so.
+
+    Args:
+        chosen: kind → backend as written. accepted: licence classes of `TO_ACCEPT` that the user accepts for this run.
+
+    Raises:
+        ConfigError: names every restricted part, its licence, and the option that accepts it.
+    """
+    unknown = sorted(set(accepted) - set(TO_ACCEPT))
+    if unknown:
+        raise ConfigError(f"unknown class '{unknown[0]}'", where="accept_licence", mend=f"of {', '.join(TO_ACCEPT)}")
+    parts = [terms(kind, text) for kind, text in chosen.items()]
+    refused = [part for part in parts if part.licence_class in TO_ACCEPT and part.licence_class not in accepted]
+    if refused:
+        listed = "; ".join(f"{part.kind} {part.name}: {part.licence} ({part.licence_class})" for part in refused)
+        classes = " ".join(sorted({part.licence_class for part in parts if part.licence_class in TO_ACCEPT}))
+        raise ConfigError(
+            f"these parts are not free for every use: {listed}",
+            where="licence",
+            mend=f"add --accept-licence {classes} if their terms allow what you do, or choose other backends",
+        )
+
+
+def require_available(chosen: Mapping[str, str]) -> None:
+    """Refuse a run whose backends are not all on this machine, before anything is loaded.
+
+    Raises:
+        ConfigError, MissingExtraError, MissingWeightsError: as `create`, for the first that is missing.
+    """
+    for kind, text in chosen.items():
+        choice = parse_choice(text)
+        _require(find(kind, choice.name), choice, kind, text, {})
+
+
+def _require(spec: BackendSpec, choice: Choice, kind: str, text: str, options: Mapping[str, Any]) -> None:
+    where = f"{kind} backend '{spec.name}'"
+    if choice.argument and not spec.argument:
+        raise ConfigError(f"takes nothing after the colon ('{choice.argument}')", where=where)
+    if spec.needs_argument and not choice.argument and spec.argument not in {**options, **choice.options}:
+        raise ConfigError("says nothing without an address", where=where, mend=f"write {spec.needs_argument}")
+    reason, mend = _lacking_code(spec)
+    if reason:
+        raise MissingExtraError(reason, where=where, mend=mend)
+    reason, mend = _lacking_weights(spec, choice)
+    if reason and "weights" not in options:
+        raise MissingWeightsError(f"{reason} (licence: {terms(kind, text).licence})", where=where, mend=mend)
+
+
+_held: dict[str, tuple[str, Any]] = {}
+
+
+def held(kind: str, text: str, **options: Any) -> Any:
+    """As `create`, but the last backend of each kind is kept in this process: a worker loads a model once, not per clip.
+
+    Only for backends that remember nothing from clip to clip, or are told where one begins (`EntityBackend.start`).
+    """
+    key = f"{text} {sorted(options.items())}"
+    if kind not in _held or _held[kind][0] != key:
+        _held.pop(kind, None)  # two models of a kind need not fit into memory
+        _held[kind] = (key, create(kind, text, **options))
+    return _held[kind][1]
+
+
+def create(kind: str, text: str, **options: Any) -> Any:
+    """Import the backend and make it with these options and those written in the text.
 
     Raises:
         ConfigError: no such backend, or it does not know an option.
-        TraceworldError: it cannot be made here; the message holds the mend.
+        MissingExtraError, MissingWeightsError: code or weights are not here; `mend` is the exact command.
     """
-    spec = find(kind, name)
-    state = check(kind, name)
-    if not state.ok:
-        raise TraceworldError(state.reason, where=f"{kind} backend '{name}'", mend=state.mend)
+    choice = parse_choice(text)
+    spec = find(kind, choice.name)
+    _require(spec, choice, kind, text, options)
     module, _, attribute = spec.target.partition(":")
     factory = getattr(importlib.import_module(module), attribute)
+    given = {**_defaults(spec, choice), **choice.options, **options}
     try:
-        return factory(**options)
+        inspect.signature(factory).bind(**given)
     except TypeError as error:
-        if "argument" not in str(error):
-            raise
-        raise ConfigError(str(error), where=f"{kind} backend '{name}'", mend="see its docstring for options") from error
+        where = f"{kind} backend '{spec.name}'"
+        raise ConfigError(str(error), where=where, mend="see its docstring for options") from error
+    return _named(factory(**given), spec, kind, text)
+
+
+def _defaults(spec: BackendSpec, choice: Choice) -> dict[str, Any]:
+    if spec.weights is not None:
+        return {"weights": _weights_of(spec, choice)}
+    return {spec.argument: choice.argument} if choice.argument else {}
+
+
+def _named(backend: Any, spec: BackendSpec, kind: str, text: str) -> Any:
+    """The backend with name, licence and weights of this choice in its `info`: one class serves several names."""
+    info = getattr(backend, "info", None)
+    if isinstance(info, BackendInfo) and spec.weights is not None:
+        part, used = terms(kind, text), _weights_of(spec, parse_choice(text))
+        assert used is not None
+        backend.info = dataclasses.replace(
+            info, name=spec.name, licence=part.licence, licence_class=part.licence_class,
+            weights=used.source, revision=used.found_revision() or "",
+        )  # fmt: skip
+    return backend

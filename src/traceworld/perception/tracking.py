@@ -136,7 +136,7 @@ class EmbeddedTracker:
     Frames with depth need `K` and, from a moving camera, poses; without depth the scene is a plane and pixels are exact.
     """
 
-    info = BackendInfo("tracker", "embedded", "1", "Apache-2.0")
+    info = BackendInfo("tracking", "embedded", "1", "Apache-2.0")
 
     def __init__(self, K: np.ndarray | None = None, config: TrackingConfig | None = None):
         self.config = config or TrackingConfig()

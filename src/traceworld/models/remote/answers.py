@@ -23,7 +23,7 @@ class Answer:
 
     Attributes:
         text: the model's words.
-        failure: "" or what went wrong on the way (`remote.http.Reply.failure`, `refusal`, `empty`).
+        failure: "" or what went wrong on the way (`perception.http_json.Reply.failure`, `refusal`, `empty`).
         seconds: the server took (also of an answer kept from an earlier run).
         prompt_tokens, completion_tokens: as the server counts them, 0 if it does not.
         cached: taken from disk.

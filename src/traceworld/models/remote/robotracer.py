@@ -27,7 +27,7 @@ from traceworld.models.baselines.anchors import anchor_uvz
 from traceworld.models.remote.address import parse_address, read_options
 from traceworld.models.remote.answers import Answer, AnswerCache, Usage
 from traceworld.models.remote.drawing import base64_text, depth_range, nearness, png
-from traceworld.models.remote.http import Patience, Reply, post_json
+from traceworld.perception.http_json import Patience, Reply, post_json
 from traceworld.models.remote.parsing import MAX_DEPTH_M, SCALE, read_path
 from traceworld.models.remote.prompts import METRIC, SPACES, thousandths
 from traceworld.traces.atomic import write_atomically
@@ -46,7 +46,7 @@ class RoboTracerOptions:
         space: `metric` (x, y, depth) or `image` (x, y).
         ask: `scene` or `keypoint`.
         horizon: steps to predict.
-        timeout_s, deadline_s, retries, backoff_s: `remote.http.Patience`.
+        timeout_s, deadline_s, retries, backoff_s: `perception.http_json.Patience`.
         cache: folder of kept answers, or `off`; empty: the user's cache folder.
     """
 

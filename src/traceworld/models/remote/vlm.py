@@ -19,7 +19,7 @@ from traceworld.models.baselines.anchors import anchor_uvz
 from traceworld.models.remote.address import parse_address, read_options
 from traceworld.models.remote.answers import Answer, AnswerCache, Usage
 from traceworld.models.remote.drawing import base64_text, coloured_depth, depth_range, enlarged, numbered, png
-from traceworld.models.remote.http import Patience, Reply, post_json
+from traceworld.perception.http_json import Patience, Reply, post_json
 from traceworld.models.remote.parsing import Waypoints, read_waypoints
 from traceworld.models.remote.prompts import IMAGE, METRIC, SPACES, question, thousandths, waypoint_steps
 from traceworld.traces.types import Observation, TracePrediction
@@ -40,7 +40,7 @@ class VlmOptions:
         waypoints: asked for per keypoint, evenly over the horizon (a straight line between them).
         horizon: steps to predict.
         temperature, max_tokens: sent if given. json: ask for JSON mode.
-        timeout_s, deadline_s, retries, backoff_s: `remote.http.Patience`.
+        timeout_s, deadline_s, retries, backoff_s: `perception.http_json.Patience`.
         parallel: samples asked for at the same time.
         longer_side: pixels of the picture that is sent.
         key_env: environment variable that holds the key; named, the key is sent wherever the address points, else only over

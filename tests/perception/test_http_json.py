@@ -7,8 +7,8 @@ import time
 import pytest
 from chat_server import breaks_off, drips, drips_headers, drops, never, sends, serving
 
-from traceworld.models.remote import http
-from traceworld.models.remote.http import Patience, post_json
+from traceworld.perception import http_json as http
+from traceworld.perception.http_json import Patience, post_json
 
 QUICK = Patience(timeout_s=2.0, deadline_s=4.0, retries=2, backoff_s=0.01)
 GOOD = sends(200, {"fine": True})

@@ -10,6 +10,7 @@ import contextlib
 import email.utils
 import http.client
 import json
+import random
 import socket
 import ssl
 import threading
@@ -34,12 +35,14 @@ class Patience:
         deadline_s: of all attempts and pauses together.
         retries: attempts after the first.
         backoff_s: pause before the first retry; doubles with each (Retry-After, where given, replaces it).
+        jitter: share of a pause that chance may add, so that many clients do not come back at the same moment.
     """
 
     timeout_s: float = 120.0
     deadline_s: float = 300.0
     retries: int = 3
     backoff_s: float = 1.0
+    jitter: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,18 @@ class Reply:
     attempts: int
 
 
-def post_json(url: str, body: Mapping[str, Any], headers: Mapping[str, str], patience: Patience) -> Reply:
-    """POST JSON and read the JSON answer; whatever goes wrong is in the reply, never an exception."""
+def post_json(
+    url: str,
+    body: Mapping[str, Any],
+    headers: Mapping[str, str],
+    patience: Patience,
+    chance: random.Random | None = None,
+) -> Reply:
+    """POST JSON and read the JSON answer; whatever goes wrong is in the reply, never an exception.
+
+    `chance`: where jitter comes from; None: a generator of its own.
+    """
+    chance = chance or random.Random()
     payload = json.dumps(body).encode()
     end = time.monotonic() + patience.deadline_s
     attempt = 0
@@ -72,6 +85,7 @@ def post_json(url: str, body: Mapping[str, Any], headers: Mapping[str, str], pat
         attempt += 1
         now = time.monotonic()
         pause = patience.backoff_s * 2 ** (attempt - 1) if wait is None else wait
+        pause *= 1.0 + patience.jitter * chance.random()
         last = attempt > patience.retries or now + pause >= end or not _may_pass(failure, status)
         if not failure or last:
             return Reply(failure, value, status, now - started, attempt)
