@@ -9,9 +9,13 @@ from traceworld.errors import MissingExtraError
 
 EXTRA_OF = {
     "transformers": "vlm",
+    "huggingface_hub": "hub",
+    "h5py": "egodex",
+    "ray": "ray",
     "mujoco": "sim",
     "gymnasium": "sim",
     "metaworld": "sim",
+    "yaml": "sim",
     "viser": "viewer",
     "plotly": "viewer",
     "fastapi": "serve",
@@ -20,7 +24,31 @@ EXTRA_OF = {
     "python_multipart": "serve",
     "uvicorn": "serve",
     "websockets": "serve",
+    "accelerate": "rl",
+    "datasets": "rl",
+    "peft": "rl",
+    "trl": "rl",
+    "tensorboard": "logging",
+    "trackio": "logging",
+    "wandb": "logging",
 }
+"""Module → the extra of pyproject.toml that brings it."""
+
+_NEEDS = {"torch.utils.tensorboard": "tensorboard"}
+"""Modules of a package that is there anyway, which work only beside another one."""
+
+_PACKAGE_OF = {
+    "huggingface_hub": "huggingface-hub",
+    "prometheus_client": "prometheus-client",
+    "python_multipart": "python-multipart",
+    "yaml": "pyyaml",
+}
+
+
+def package_of(module: str) -> str:
+    """The name under which pip knows the package that a module (`yaml`, `websockets.exceptions`) belongs to."""
+    needed = _NEEDS.get(module, module).split(".")[0]
+    return _PACKAGE_OF.get(needed, needed)
 
 
 def require(module: str) -> ModuleType:
@@ -32,6 +60,7 @@ def require(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        extra = EXTRA_OF.get(module.split(".")[0])
-        mend = f"pip install 'traceworld[{extra}]'" if extra else f"pip install {module.split('.')[0]}"
-        raise MissingExtraError(f"the package '{module}' is needed here: {error}", mend=mend) from error
+        needed = _NEEDS.get(module, module).split(".")[0]
+        extra = EXTRA_OF.get(needed)
+        mend = f"pip install 'traceworld[{extra}]'" if extra else f"pip install {package_of(module)}"
+        raise MissingExtraError(f"the package '{package_of(module)}' is needed here: {error}", mend=mend) from error

@@ -51,10 +51,14 @@ def test_what_is_given_wins_over_the_recipe_and_the_recipe_over_the_defaults():
         {"kind": "mu0", "stats": Path("s"), "size": "6x12"},
         {"kind": "tracegen"},
         {"kind": "tracegen", "size": "6x12", "keep_backbone": True},
+        {"kind": "tracegen", "size": "6x12", "chunk": 8},
+        {"kind": "mu0", "stats": Path("s"), "mu0": Path("m")},
+        {"kind": "policy"},
+        {"kind": "policy", "mu0": Path("m"), "stats": Path("s")},
     ],
 )
 def test_convert_names_what_each_kind_wants(options):
-    with pytest.raises(ConfigError, match="wants --s"):
+    with pytest.raises(ConfigError, match=r"wants --[sm]"):
         Convert(source=Path("nowhere"), out=Path("x"), **options).run()
 
 

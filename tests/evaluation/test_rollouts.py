@@ -213,6 +213,14 @@ def test_a_policys_own_cameras_are_used_unless_others_are_asked_for(world):
     assert [env.options["cameras"] for env in world] == [("front",), ("side",)]
 
 
+def test_depth_is_given_to_policies_that_want_it(world):
+    policy = Seeing()
+    evaluate_policy(policy, RolloutConfig(POINT, episodes=1))
+    policy.wants_depth = True
+    evaluate_policy(policy, RolloutConfig(POINT, episodes=1))
+    assert [env.options for env in world] == [{}, {"with_depth": True}]
+
+
 def test_episodes_beside_each_other_are_the_same_episodes(tmp_path, world):
     one, many = tmp_path / "one", tmp_path / "many"
     config = RolloutConfig(POINT, episodes=7, latency_ms=100.0)

@@ -66,6 +66,77 @@ def test_the_same_seed_gives_the_same_bytes(predictor, observation):
     assert a.uvz.tobytes() != predictor.predict(observation, 2, seed=6).uvz.tobytes()
 
 
+def asked(count, clock="time", depth=True, words="open the drawer", seed=0):
+    """An observation of `count` keypoints, of which no two tests share one."""
+    rng = np.random.default_rng([seed, count])
+    return Observation(
+        image=rng.integers(0, 256, (60, 80, 3), dtype=np.uint8),
+        instruction=words,
+        depth_m=rng.uniform(0.5, 2, (60, 80)).astype(np.float32) if depth else None,
+        keypoints_uv=rng.uniform(-0.9, 0.9, (count, 2)),
+        history_uvz=rng.uniform(-0.5, 0.9, (count, 4, 3)) if count % 2 else None,
+        clock=clock,
+        step=0.05 if clock == "time" else 0.02,
+    )
+
+
+@pytest.fixture
+def two_clocks(tiny_config, build, normalisation):
+    steps = {"time": 0.05, "arc": 0.02}
+    scales = {"time": normalisation.s_delta["time"], "arc": (0.5, 0.1, 0.9)}
+    return Mu0Predictor(
+        build(tiny_config, normalisation=dataclasses.replace(normalisation, s_delta=scales, steps=steps))
+    )
+
+
+def test_many_at_once_are_what_each_is_alone(two_clocks):
+    observations = [
+        asked(7), asked(1, "arc"), asked(12, depth=False), asked(4, words="push the red puck to the goal on the left"),
+    ]  # fmt: skip
+    seeds = [5, 6, 5, 9]
+    together = two_clocks.predict_many(observations, 2, seeds)
+    assert [found.uvz.shape[1] for found in together] == [7, 1, 12, 4]
+    for found, observation, seed in zip(together, observations, seeds, strict=True):
+        alone = two_clocks.predict(observation, 2, seed)
+        assert (found.clock, found.step) == (alone.clock, alone.step)
+        assert np.abs(found.uvz - alone.uvz).max() <= 1e-5
+        assert np.abs(found.valid_prob - alone.valid_prob).max() <= 1e-5
+        sure = np.abs(alone.valid_prob - two_clocks.config.stop_threshold) > 1e-4
+        assert np.array_equal(found.valid[sure], alone.valid[sure])
+    other = two_clocks.predict(observations[0], 2, seeds[1])  # the tolerance would tell a mixed-up seed
+    assert np.abs(together[0].uvz - other.uvz).max() > 1e-3
+
+
+def test_many_at_once_go_through_the_model_once(two_clocks, monkeypatch):
+    calls, encode = [], type(two_clocks.model).encode
+    monkeypatch.setattr(
+        type(two_clocks.model),
+        "encode",
+        lambda self, batch, *rest: calls.append(len(batch["image"])) or encode(self, batch, *rest),
+    )
+    two_clocks.predict_many([asked(3), asked(8)], 3, [0, 1])
+    assert calls == [2]
+    assert two_clocks.predict_many([], 3, []) == []
+
+
+def test_many_at_once_are_refused_for_any_of_them(two_clocks):
+    with pytest.raises(InvalidInputError, match="2 observations, 1 seeds"):
+        two_clocks.predict_many([asked(3), asked(4)], 1, [0])
+    with pytest.raises(ConfigError, match="trained on the clock"):
+        two_clocks.predict_many([asked(3), dataclasses.replace(asked(4), step=0.3)], 1, [0, 0])
+
+
+def test_the_server_asks_for_many_at_once_and_each_gets_its_own(two_clocks):
+    from traceworld.serving.predict_batches import Asked, predict_together
+
+    wrong = dataclasses.replace(asked(4), step=0.3)
+    batch = [Asked(asked(3), 2, 1), Asked(asked(5), 1, 2), Asked(asked(9), 2, 3), Asked(wrong, 2, 4)]
+    answers = predict_together(two_clocks)(batch)
+    assert isinstance(answers[3], ConfigError)
+    for found, one in zip(answers[:3], batch[:3], strict=True):
+        assert np.abs(found.uvz - two_clocks.predict(one.observation, one.num_samples, one.seed).uvz).max() <= 1e-5
+
+
 def test_sample_s_does_not_depend_on_how_many_are_asked_for(predictor, observation):
     many, few = predictor.predict(observation, 5), predictor.predict(observation, 2)
     assert np.abs(many.uvz[:2] - few.uvz).max() < 1e-5

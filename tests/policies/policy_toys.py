@@ -128,6 +128,13 @@ def picture(seed: int, height: int = 48, width: int = 64) -> np.ndarray:
     return image
 
 
+def depth_map(seed: int, height: int = 48, width: int = 64) -> np.ndarray:
+    """Metres of a tilted table with a hole that nothing is known of."""
+    depth = np.linspace(0.6, 1.8, height * width, dtype=np.float32).reshape(height, width)
+    depth[5:15, 20:40] = np.nan
+    return depth + np.float32(0.003 * (seed % 97))
+
+
 def observation(seed: int = 0, step: int = 0, instruction: str = "push the red box") -> RobotObservation:
     rng = np.random.default_rng(seed)
     return RobotObservation(
@@ -144,8 +151,8 @@ class ToyDemonstrations:
     name = "toy demonstrations"
     spec = SPEC
 
-    def __init__(self, episodes: int = 6, length: int = 9, wrist: bool = True, seed: int = 0):
-        self.episodes, self.length, self.wrist, self.seed = episodes, length, wrist, seed
+    def __init__(self, episodes: int = 6, length: int = 9, wrist: bool = True, seed: int = 0, depth: bool = False):
+        self.episodes, self.length, self.wrist, self.seed, self.depth = episodes, length, wrist, seed, depth
         self.reads = 0
 
     def __len__(self) -> int:
@@ -173,4 +180,6 @@ class ToyDemonstrations:
             action=action.astype(np.float32),
             cameras=("scene", "wrist") if self.wrist else ("scene",),
             read_frame=read_frame,
+            depth_cameras=("scene",) if self.depth else (),
+            read_depth=(lambda camera, frame: depth_map(100 * index + frame)) if self.depth else None,
         )

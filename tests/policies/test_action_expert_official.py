@@ -1,6 +1,7 @@
 """The released policy's checkpoint: its exact names and shapes fit, and a small one gives what its own formulas give."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -257,3 +258,27 @@ def test_compat_is_all_or_nothing():
     with pytest.raises(ConfigError, match="does not know"):
         dataclasses.replace(config, trace="self")
     assert np.isclose(config.query.points, 400)
+
+
+def test_the_command_line_converts_a_released_run(mu0_folder, tmp_path, capsys):
+    from traceworld.cli import main
+
+    (tmp_path / "run" / "final").mkdir(parents=True)
+    write(tmp_path / "run" / "final" / "checkpoint.pt", small_state())
+    command = ["convert", "policy", str(tmp_path / "run"), "--mu0", str(mu0_folder), "--json", "--out"]
+    assert main([*command, str(tmp_path / "p"), "--chunk", "8"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["step"], report["left_out"]) == (60_000, [])
+    made = load_policy_checkpoint(tmp_path / "p", mu0=make_mu0(MU0)).model
+    assert (made.config.chunk, made.config.trace) == (8, "expert")
+    assert sum(value.numel() for value in made.own_state().values()) == report["parameters"]
+    assert main([*command, str(tmp_path / "q"), "--without-trace"]) == 0
+    dropped = json.loads(capsys.readouterr().out)["left_out"]
+    assert dropped
+    assert all(name.startswith("gated_mixer.") for name in dropped)
+    (tmp_path / "empty").mkdir()
+    assert (
+        main(["convert", "policy", str(tmp_path / "empty"), "--mu0", str(mu0_folder), "--out", str(tmp_path / "r")])
+        == 1
+    )
+    assert "holds no checkpoint.pt" in capsys.readouterr().err

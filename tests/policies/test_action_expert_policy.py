@@ -226,3 +226,18 @@ def test_plug_ins(monkeypatch):
         registry.load_policy("broken")
     with pytest.raises(ConfigError, match="is no policy"):
         registry.load_policy("not-one")
+
+
+def test_a_policy_says_whether_it_wants_depth_and_older_files_want_none(policy, tmp_path):
+    assert not policy.wants_depth
+    deep = ActionExpertPolicy(make_policy(policy_config(depth=True)))
+    assert deep.wants_depth
+    folder = save_policy(tmp_path / "deep", deep.model)
+    assert load_policy_checkpoint(folder).model.config.depth
+    with pytest.raises(InvalidInputError, match="has no depth"):
+        deep.act(observation())
+    old = save_policy(tmp_path / "old", policy.model)
+    record = json.loads((old / "config.json").read_text())
+    del record["config"]["depth"]  # as it was written before there was depth
+    (old / "config.json").write_text(json.dumps(record))
+    assert not load_policy_checkpoint(old).model.config.depth

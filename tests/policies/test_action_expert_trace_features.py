@@ -5,14 +5,16 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from policy_toys import NANO_MU0, SMOLVLM_MU0, make_mu0, picture, policy_config
+from policy_toys import NANO_MU0, SMOLVLM_MU0, depth_map, make_mu0, picture, policy_config
 
-from traceworld.errors import CheckpointError, ConfigError
+from traceworld.errors import CheckpointError, ConfigError, InvalidInputError
 from traceworld.models.mu0.expert import TraceExpert
 from traceworld.models.mu0.model import Mu0Model
+from traceworld.models.mu0.predictor import Mu0Predictor
 from traceworld.policies.action_expert.config import GripperConfig, QueryConfig
 from traceworld.policies.action_expert.last_layer import encode_with_last_layer, inputs_of
 from traceworld.policies.action_expert.trace_features import FrozenMu0, prefix_tokens
+from traceworld.traces.types import Observation
 
 SMOL_POLICY = policy_config(gripper=GripperConfig(source="dino", grid=(2, 2)))
 
@@ -176,3 +178,49 @@ def test_a_stem_that_this_mu0_has_not_is_refused():
         frozen(policy_config(gripper=GripperConfig(source="dino")))
     with pytest.raises(ConfigError, match="nano prefix"):
         frozen(policy_config(), SMOLVLM_MU0)
+
+
+# Depth
+
+
+def seeing_depth(module, count=2):
+    return [module.glance(picture(i), "push the red box", picture(i + 9), depth_map(i)) for i in range(count)]
+
+
+def test_with_depth_mu0_is_shown_what_a_predictor_shows_it():
+    module = frozen(policy_config(depth=True))
+    found = module._batch(seeing_depth(module))
+    uv = module.glance(picture(0), "push the red box", None, depth_map(0))["query_uv"]
+    asked = Observation(picture(0), "push the red box", depth_m=depth_map(0), keypoints_uv=uv)
+    _, wanted = Mu0Predictor(module.mu0)._batch(asked)
+    for name in ("image", "depth_m", "depth_present", "anchor_uvz", "anchor_z_known", "history_valid", "clock"):
+        assert torch.equal(torch.nan_to_num(found[name][:1]), torch.nan_to_num(wanted[name])), name
+    assert found["anchor_z_known"].any()
+    assert found["depth_present"].all()
+
+
+def test_depth_changes_the_scene_and_not_the_grippers_picture():
+    plain, deep = frozen(), frozen(policy_config(depth=True))
+    without, with_depth = plain(looks(plain, 1)), deep(seeing_depth(deep, 1))
+    assert not torch.allclose(without["z"], with_depth["z"], atol=1e-3)
+    assert not torch.allclose(without["trace"], with_depth["trace"], atol=1e-3)
+    assert torch.equal(without["gripper"], with_depth["gripper"])  # the depth is the scene camera's
+
+
+def test_a_vlms_prefix_has_tokens_of_depth():
+    config = dataclasses.replace(SMOL_POLICY, depth=True)
+    module = frozen(config, SMOLVLM_MU0)
+    found = module(seeing_depth(module))
+    assert found["z"].shape[1] == prefix_tokens(SMOLVLM_MU0, depth=True) + found["words"].shape[1]
+    assert prefix_tokens(SMOLVLM_MU0, depth=True) == 2 * prefix_tokens(SMOLVLM_MU0)
+
+
+def test_a_policy_with_depth_must_be_given_it_and_a_mu0_that_sees_it():
+    module = frozen(policy_config(depth=True))
+    with pytest.raises(InvalidInputError, match="has no depth"):
+        module.glance(picture(0), "go")
+    blind = dataclasses.replace(NANO_MU0, use_depth=False, expert=dataclasses.replace(NANO_MU0.expert, anchor_z=False))
+    with pytest.raises(ConfigError, match="no eyes for depth"):
+        frozen(policy_config(depth=True), blind)
+    nothing = np.full((48, 64), np.nan, np.float32)  # a camera that sees no depth this once
+    assert torch.isfinite(module([module.glance(picture(0), "go", None, nothing)])["z"]).all()

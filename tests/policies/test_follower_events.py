@@ -115,6 +115,44 @@ def test_fingers_that_close_and_open_change_the_command_where_they_begin():
     assert not closing[-1]
 
 
+def fall(begin, end, low=0.4, length=32):
+    """Fingers that close evenly from step `begin` to step `end`."""
+    return np.interp(np.arange(length), [begin, end], [1.0, low])
+
+
+def test_fingers_predicted_slower_than_the_robots_are_told_in_time_to_arrive_with_them():
+    slow = fall(4, 24)  # the robot's own take 0.6 · 8 ≈ 5 steps
+    begun = int(np.flatnonzero(closing_from_opening(slow, False))[0])
+    assert begun in (5, 6)  # by the trace alone: at once
+    told = int(np.flatnonzero(closing_from_opening(slow, False, stroke_steps=8.0))[0])
+    there = told - 1 + np.ceil(0.9 * 0.6 * 8)  # when the robot's fingers have gone nine tenths of the way
+    arrived = int(np.argmax(slow <= 1 - 0.9 * 0.6))
+    assert arrived - 3 <= there <= arrived
+    assert told > begun + 8
+
+
+def test_fingers_as_quick_as_the_robots_are_told_where_they_begin():
+    quick = fall(10, 15)
+    assert np.array_equal(closing_from_opening(quick, False, stroke_steps=8.0), closing_from_opening(quick, False))
+
+
+def test_later_fingers_still_open_again_after_they_closed():
+    opening = np.minimum(fall(2, 14, length=40), 1.0)
+    opening[28:] = np.linspace(0.4, 1.0, 12)
+    command = closing_from_opening(opening, False, stroke_steps=6.0)
+    changes = np.flatnonzero(np.diff(command.astype(int)))
+    assert len(changes) == 2
+    assert 4 <= changes[0] < 14  # shut by the 14th step
+    assert 27 <= changes[1] <= 36
+    assert not command[-1]
+
+
+def test_fingers_that_are_still_on_their_way_at_the_end_are_told_before_it():
+    command = closing_from_opening(fall(8, 60), False, stroke_steps=8.0)
+    assert command[-1]
+    assert np.flatnonzero(np.diff(command.astype(int))).tolist() == [np.flatnonzero(command)[0] - 1]
+
+
 def test_slow_drift_does_not_move_the_onset_to_its_beginning():
     opening = np.concatenate([1 - 0.001 * np.arange(20), np.linspace(0.95, 0.3, 10)])
     closing = closing_from_opening(opening, closed=False)

@@ -6,6 +6,7 @@ from follower_scenes import PointRobot, camera_above, gripper_points
 
 from traceworld.errors import DepthError
 from traceworld.geometry.cameras import project
+from traceworld.policies.follower import keypoints
 from traceworld.policies.follower.gripper import METAWORLD_GRIPPER, ToolState
 from traceworld.policies.follower.keypoints import KeypointBudget, Role, choose_keypoints, on_plane
 
@@ -62,6 +63,30 @@ def test_the_table_is_left_out_and_the_focus_gets_its_share():
     assert np.linalg.norm(scene(chosen(robot, depth)) - robot.block, axis=1).max() < 0.05
     focused = scene(chosen(robot, depth, focus=robot.block))
     assert len(focused) == len(np.unique(focused, axis=0))
+
+
+def test_slivers_of_the_gripper_are_not_the_scene(monkeypatch):
+    """A flange that sticks out of the palm's box would be the farthest point of all, and move with the tool."""
+    robot = PointRobot(tool=(0.0, 0.0, 0.25), block=(0.1, 0.0, 0.08))
+    depth = robot.observe().depth_m["scene"]
+    low, high = np.array(METAWORLD_GRIPPER.palm_low), np.array(METAWORLD_GRIPPER.palm_high)
+    slivers = np.array(
+        [(low[0] - 0.006, -0.02, 0.11), (0.02, low[1] - 0.004, low[2] - 0.007), (high[0] + 0.01, 0, 0.06)]
+    )
+    for spot in project(robot.tool + slivers, robot.camera.K, robot.camera.cam_from_world):
+        depth[round(spot[1]), round(spot[0])] = spot[2]
+
+    def taken():
+        points = chosen(robot, depth)
+        scene = points.xyz_world[points.of(Role.SCENE)] - robot.tool
+        assert len(scene)
+        return (np.linalg.norm(scene[:, None] - slivers, axis=-1).min(0) < 0.003).sum()
+
+    assert taken() == 0
+    monkeypatch.setattr(keypoints, "BODY_MARGIN_M", 0.0)
+    assert taken() > 0
+    beside = np.array([[high[0] + 0.02, 0.0, 0.06]])  # a thing next to the palm is no part of it
+    assert not METAWORLD_GRIPPER.palm(beside, 0.012).any()
 
 
 def test_a_plane_is_found_only_if_it_is_large():

@@ -158,7 +158,24 @@ def test_the_past_of_the_gripper_is_told_and_nothing_of_the_scene():
         back = robot.path[now - 2 * (8 - k)] - robot.path[now]
         assert np.abs(there[:, k] - here - back).max() < 2e-3  # between two calls it moved on a curve
     assert np.abs(there[:, 0] - here).max() > 0.03
-    assert np.isnan(predictor.asked[0].history_uvz).all()  # there was none yet
+    assert predictor.asked[0].history_uvz is None  # there was none yet
+
+
+def test_a_gripper_that_stood_or_crept_has_no_past():
+    """A predictor that is shown a standing gripper foresees that it stands, and so it would for ever."""
+    robot = PointRobot()
+    speed = 0.1
+
+    def future(now, times):
+        return now + times[:, None, None] * np.array([speed, 0, 0])
+
+    predictor = AnalyticTraces(robot.camera, future)
+    follower = TraceFollower(predictor, EFFECTOR)
+    drive(follower, robot, 64)
+    assert all(asked.history_uvz is None for asked in predictor.asked)  # 2 cm in the 0.2 s that are told of
+    speed = 0.5
+    drive(follower, robot, 128)
+    assert predictor.asked[-1].history_uvz is not None
 
 
 def test_it_goes_on_from_actions_that_are_settled():

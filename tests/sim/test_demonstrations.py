@@ -57,6 +57,33 @@ def test_what_is_stored_is_what_was_seen_and_done(folder):
             assert outcome.success == (frame + 1 >= about["success_step"])
 
 
+def test_depth_is_what_the_camera_measured_to_a_tenth_of_a_millimetre(tmp_path):
+    config = replace(SMALL, depth=True, max_steps=200)
+    record_demonstrations(tmp_path / "d", ["reach-v3"], 1, config)
+    one, path = StoredDemonstrations(tmp_path / "d")[0], tmp_path / "d" / "episodes" / "reach-v3-00000.parquet"
+    assert one.depth_cameras == SMALL.cameras
+    with MetaworldEnv("reach", SMALL.cameras, SMALL.image_size, True) as env:
+        env.reset(_about(path)["seed"])
+        seen = env.observe()
+    for camera in SMALL.cameras:
+        read = one.depth_m(camera, 0)
+        assert read.dtype == np.float32
+        assert np.array_equal(np.isnan(read), np.isnan(seen.depth_m[camera]))
+        assert np.nanmax(np.abs(read - seen.depth_m[camera])) <= 0.000101
+    assert pickle.loads(pickle.dumps(one.read_depth))("corner2", 1).shape == (36, 48)
+    with pytest.raises(ConfigError, match="other settings"):
+        record_demonstrations(tmp_path / "d", ["reach-v3"], 1, replace(config, depth=False))
+
+
+def test_folders_from_before_there_was_depth_are_gone_on_with(folder):
+    described = json.loads((folder / "demonstrations.json").read_text())
+    assert "depth" not in described["settings"]
+    one = StoredDemonstrations(folder)[0]
+    assert one.depth_cameras == ()
+    with pytest.raises(InvalidInputError, match="has no depth"):
+        one.depth_m("corner2", 0)
+
+
 def test_the_action_is_the_experts_and_the_noise_is_only_sent(folder):
     stored = StoredDemonstrations(folder)
     sent = _actions_sent(folder / "episodes" / "reach-v3-00000.parquet")

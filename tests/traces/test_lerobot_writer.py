@@ -1,5 +1,6 @@
 """LeRobot v3.0 written: read back, resumed after kills, the same bytes each time, statistics, refusals."""
 
+import dataclasses
 import hashlib
 import json
 
@@ -49,6 +50,42 @@ def test_what_is_written_is_read_back(tmp_path, pictures):
     actions = np.concatenate([demo.action for demo in demos.items])
     np.testing.assert_allclose(read.spec.low, actions.min(0))
     np.testing.assert_allclose(read.spec.high, actions.max(0))
+
+
+def with_depth(demo, cameras):
+    def read_depth(camera, frame):
+        depth = np.linspace(0.3, 2.5, toys.SIZE[0] * toys.SIZE[1], dtype=np.float32).reshape(toys.SIZE[::-1])
+        depth = depth + np.float32(0.05 * frame + cameras.index(camera))
+        depth[:4] = np.nan
+        return depth
+
+    return dataclasses.replace(demo, depth_cameras=cameras, read_depth=read_depth)
+
+
+@pytest.mark.parametrize(("pictures", "off_m"), [("video", 0.003), ("png", 0.00051)])
+def test_depth_is_written_beside_its_camera_and_read_back(tmp_path, pictures, off_m):
+    cameras = toys.CAMERAS[:1]
+    demos = [with_depth(toys.demonstration(number), cameras) for number in range(2)]
+    write_lerobot(iter(demos), tmp_path / "out", spec=toys.SPEC, pictures=pictures)
+    info = json.loads((tmp_path / "out/meta/info.json").read_text())
+    key = f"observation.images.{cameras[0]}_depth"
+    assert info["features"][key]["shape"] == [toys.SIZE[1], toys.SIZE[0], 1]
+    read = LeRobotDemonstrations(tmp_path / "out")
+    assert tuple(read.cameras) == toys.CAMERAS  # depth is no camera
+    for number, demo in enumerate(demos):
+        assert read[number].depth_cameras == cameras
+        for frame in (0, len(demo) - 1):
+            found, wanted = read[number].depth_m(cameras[0], frame), demo.depth_m(cameras[0], frame)
+            assert np.array_equal(np.isnan(found), np.isnan(wanted))
+            assert np.nanmax(np.abs(found - wanted)) < off_m
+    with pytest.raises(InvalidInputError, match="has no depth"):
+        read[0].depth_m(toys.CAMERAS[1], 0)
+
+
+def test_all_episodes_have_depth_of_the_same_cameras(tmp_path):
+    demos = [with_depth(toys.demonstration(0), toys.CAMERAS[:1]), toys.demonstration(1)]
+    with pytest.raises(InvalidInputError, match="depth of other cameras"):
+        write_lerobot(iter(demos), tmp_path / "out", spec=toys.SPEC, pictures="png")
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path):

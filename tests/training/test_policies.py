@@ -5,16 +5,19 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from policy_toys import HEAD, A, K, P, ToyDemonstrations, make_mu0, make_policy, picture, policy_config
+from policy_toys import HEAD, SPEC, A, K, P, ToyDemonstrations, make_mu0, make_policy, picture, policy_config
 
 from traceworld.errors import CheckpointError, ConfigError, DatasetError
 from traceworld.models.checkpoint import save_checkpoint
 from traceworld.policies.action_expert import sizes
+from traceworld.policies.action_expert.policy import ActionExpertPolicy
 from traceworld.policies.registry import load_policy
+from traceworld.traces.lerobot import write_lerobot
+from traceworld.traces.robot import RobotObservation
 from traceworld.traces.windows import side
 from traceworld.training import policies, policy_features
 from traceworld.training.config import TrainConfig
-from traceworld.training.policies import PolicyTraining, PolicyWindows, train_policy
+from traceworld.training.policies import PolicyTraining, PolicyWindows, open_demonstrations, train_policy
 from traceworld.training.policy_features import feature_store
 
 
@@ -157,6 +160,65 @@ def test_another_look_or_other_demonstrations_are_other_features(tmp_path):
     })  # fmt: skip
     repainted = repainted_class(2, 4)
     assert feature_store(repainted, model, tmp_path).folder not in folders
+
+
+def seen_in_a_rollout(demonstration, frame):
+    """The observation that an environment would give at a step of a demonstration."""
+    read = {name: demonstration.read_frame(name, frame) for name in demonstration.cameras}
+    depth = {name: demonstration.depth_m(name, frame) for name in demonstration.depth_cameras}
+    return RobotObservation(read, demonstration.state[frame], demonstration.instruction, depth_m=depth, step=frame)
+
+
+@pytest.mark.parametrize("depth", [False, True])
+def test_what_is_trained_on_is_what_a_rollout_gives(tmp_path, depth):
+    demos, model = ToyDemonstrations(2, 4, depth=True), make_policy(policy_config(depth=depth))
+    policy, store = ActionExpertPolicy(model), feature_store(demos, model, tmp_path)
+    fresh = PolicyWindows(demos, [0, 1], K, model=model)
+    for episode, frame in ((0, 2), (1, 1)):
+        given = policy.glance(seen_in_a_rollout(demos[episode], frame))
+        windowed = fresh.sample(episode * len(demos[0]) + frame, seed=0, epoch=0)
+        assert ("depth_m" in given) == depth
+        for name, value in given.items():
+            assert np.array_equal(
+                np.asarray(windowed[name]), np.asarray(value), equal_nan=depth and name in ("depth_m", "query_z_m")
+            ), name
+        kept, shown = store.of(episode, frame), model.features([given])
+        for name in ("z", "trace", "gripper", "words"):
+            exact = shown[name][0].numpy()
+            assert np.allclose(kept[name][: len(exact)], exact, atol=1e-3 * np.abs(exact).max(), rtol=1e-3), (
+                name
+            )  # float16
+
+
+def test_demonstrations_without_depth_cannot_train_a_policy_with_it(tmp_path, mu0_folder):
+    with pytest.raises(ConfigError, match="no depth of 'scene'"):
+        run(tmp_path, mu0_folder, depth=True)
+
+
+@pytest.mark.parametrize("features", [True, False])
+def test_a_policy_with_depth_is_trained_and_wants_it(tmp_path, mu0_folder, features):
+    demos = ToyDemonstrations(depth=True)
+    policy = load_policy(run(tmp_path, mu0_folder, 2, features=features, demos=demos, depth=True).model)
+    assert policy.wants_depth
+    assert policy.act(seen_in_a_rollout(demos[0], 1)).actions.shape == (K, A)
+    plain = run(tmp_path, mu0_folder, 1, "plain", demos=demos)
+    assert not load_policy(plain.model).wants_depth  # and its features are others
+    assert len(list((tmp_path / "features").iterdir())) == 1 + features
+
+
+# Where demonstrations come from
+
+
+def test_folders_of_both_kinds_are_opened(tmp_path):
+    write_lerobot(ToyDemonstrations(2, 4, depth=True), tmp_path / "lerobot", pictures="png")
+    found = open_demonstrations(tmp_path / "lerobot", cameras={"scene": "scene", "hand": "wrist"})
+    assert found[0].cameras == ("scene", "hand")
+    assert found[0].depth_cameras == ("scene",)
+    assert found.spec.names == SPEC.names
+    with pytest.raises(ConfigError, match="recorded demonstrations"):
+        open_demonstrations(tmp_path / "lerobot", per_task=3)
+    with pytest.raises(DatasetError, match=r"demonstrations\.json"):
+        open_demonstrations(tmp_path)
 
 
 # Training

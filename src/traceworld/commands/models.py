@@ -147,12 +147,13 @@ class Predict:
 
 @dataclasses.dataclass(frozen=True)
 class Convert:
-    """Make a checkpoint of released weights (μ0: hub furonghuang-lab/mu0; TraceGen). Nothing is downloaded."""
+    """Make a checkpoint of released weights (μ0: hub furonghuang-lab/mu0; TraceGen; policies on μ0). Nothing is downloaded."""
 
-    kind: Positional[Literal["mu0", "tracegen"]]
+    kind: Positional[Literal["mu0", "tracegen", "policy"]]
     """Whose weights."""
     source: Positional[Path]
-    """mu0: the released folder (config.json, model.safetensors). tracegen: the checkpoint file (.safetensors, .pth)."""
+    """mu0: the released folder (config.json, model.safetensors). tracegen: the checkpoint file (.safetensors, .pth).
+    policy: checkpoint.pt, or the folder of the run that holds it."""
     out: Path
     """Checkpoint folder to write."""
     stats: Path | None = None
@@ -161,25 +162,49 @@ class Convert:
     """tracegen: the size it was trained at."""
     keep_backbone: bool = False
     """mu0: store the file's frozen SmolVLM2 and DINOv2 tensors as well, so that loading downloads nothing. (tracegen: always.)"""
+    mu0: Path | None = None
+    """policy: the μ0 it was trained on, converted before (`traceworld convert mu0`)."""
+    chunk: int | None = None
+    """policy: actions per chunk, which the file does not say. Default: 16, as released."""
+    without_trace: bool = False
+    """policy: it was trained without traces (the release's `use_trace=False`)."""
     json: bool = False
     """Print the report as JSON."""
 
     def run(self) -> int:
-        report = self._mu0() if self.kind == "mu0" else self._tracegen()
+        report = {"mu0": self._mu0, "tracegen": self._tracegen, "policy": self._policy}[self.kind]()
         emit(report, self.json, None if self.json else tree(str(self.out), report))
         return 0
 
     def _mu0(self) -> dict:
         from traceworld.models.mu0.official.convert import convert_official
 
-        if self.stats is None or self.size is not None:
-            raise ConfigError("mu0 wants --stats and no --size", where="convert", mend="give normalizer_stats.json")
+        if self.stats is None or self._given("size", "mu0", "chunk", "without_trace"):
+            raise ConfigError(
+                "mu0 wants --stats and nothing of the other kinds", where="convert", mend="give normalizer_stats.json"
+            )
         return convert_official(self.source, self.stats, self.out, keep_backbone=self.keep_backbone).to_dict()
 
     def _tracegen(self) -> dict:
         from traceworld.models.tracegen.compat import convert_tracegen
 
-        if self.size is None or self.stats is not None or self.keep_backbone:
+        if self.size is None or self._given("stats", "keep_backbone", "mu0", "chunk", "without_trace"):
             raise ConfigError("tracegen wants --size and nothing else", where="convert", mend="give --size 6x12")
         convert_tracegen(self.source, self.size, self.out)
         return {"out": str(self.out), "size": self.size}
+
+    def _policy(self) -> dict:
+        from traceworld.policies.action_expert.official.convert import convert_policy
+
+        if self.mu0 is None or self._given("stats", "size", "keep_backbone"):
+            raise ConfigError(
+                "policy wants --mu0 and nothing of the other kinds",
+                where="convert",
+                mend="give the folder that `traceworld convert mu0` wrote",
+            )
+        chunk = 16 if self.chunk is None else self.chunk
+        return convert_policy(self.source, self.mu0, self.out, chunk=chunk, use_trace=not self.without_trace).to_dict()
+
+    def _given(self, *names: str) -> bool:
+        """Whether one of these options was given."""
+        return any(getattr(self, name) not in (None, False) for name in names)

@@ -1,16 +1,20 @@
-"""Commands of robots in simulation: rollout, sim demos."""
+"""Commands of robots: rollout, sim demos, train policy."""
 
 from __future__ import annotations
 
 import dataclasses
 import json as jsonlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from traceworld.commands.printing import emit, table
+from traceworld.commands.printing import emit, table, tree
 from traceworld.errors import ConfigError
+
+if TYPE_CHECKING:
+    from traceworld.training.config import TrainConfig
+    from traceworld.training.policies import PolicyTraining
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Rollout:
     image_size: tuple[int, int] | None = None
     """Width and height of pictures, pixels."""
     depth: bool = False
-    """Give the policy metric depth (Meta-World)."""
+    """Give the policy metric depth (Meta-World). Policies that need it get it without being asked for."""
     max_steps: int | None = None
     """Steps per episode. Default: Meta-World 400, the others as their benchmark says."""
     robot: Literal["sawyer", "gantry"] = "sawyer"
@@ -117,6 +121,8 @@ class SimDemos:
     """Who is shown doing it."""
     noise: float = 0.0
     """Disturb the motion by so much (1 = 1 cm per step); the expert's own action is what is written down."""
+    depth: bool = False
+    """Keep metric depth of every camera, for policies that are shown it."""
     lerobot: Path | None = None
     """Also write them as a LeRobot v3.0 dataset to this folder."""
     workers: int = 0
@@ -131,7 +137,12 @@ class SimDemos:
         tasks = metaworld_tasks(self.tasks)
         cameras: dict[str, Any] = {"cameras": self.cameras} if self.cameras else {}
         config = DemonstrationConfig(
-            image_size=(self.width, self.height), seed=self.seed, action_noise=self.noise, robot=self.robot, **cameras
+            image_size=(self.width, self.height),
+            seed=self.seed,
+            action_noise=self.noise,
+            robot=self.robot,
+            depth=self.depth,
+            **cameras,
         )
         rows = record_demonstrations(self.out, tasks, self.episodes, config, workers=self.workers)
         if self.lerobot is not None:
@@ -141,3 +152,120 @@ class SimDemos:
             write_lerobot(stored, self.lerobot, robot_type="metaworld-sawyer")
         emit(rows, self.json, table(f"sim demos → {self.out}", rows))
         return 0 if any(row["demonstrations"] for row in rows) else 1
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainPolicy:
+    """Train a policy on demonstrations: an action expert on a frozen μ0, its twin without traces, or a baseline.
+
+    Goes on where a stopped run was. The result (OUT/model) names its μ0.
+    """
+
+    data: Positional[Path]
+    """Folder of `traceworld sim demos`, or a LeRobot dataset (v2.0, v2.1, v3.0)."""
+    out: Path
+    """Run folder: log.jsonl, checkpoints, model."""
+    size: Literal["nano", "nano-diffusion", "nano-act", "200m", "400m", "400m-official"] = "nano"
+    """nano, 200m, 400m: the action expert; nano-diffusion, nano-act: heads of the kinds of Diffusion Policy and ACT."""
+    trace: Literal["expert", "self", "none"] | None = None
+    """What is injected: expert: μ0's motion features; self: the prefix's own (the twin without traces, as many
+    parameters); none: nothing (the paper's "w/o trace"). Default: as the size says (expert; baselines: none)."""
+    mu0: str = "mu0-nano"
+    """The frozen μ0: a name or a checkpoint folder."""
+    tasks: tuple[str, ...] = ()
+    """Of recorded demonstrations: only these tasks or suites (mt10, …)."""
+    demos: int | None = None
+    """Of recorded demonstrations: only the first so many of each task."""
+    cameras: tuple[str, ...] = ()
+    """Of a LeRobot dataset: the scene camera first; NAME=FEATURE renames it, e.g. wrist=observation.images.hand."""
+    depth: bool = False
+    """Show μ0 metric depth, which the demonstrations must have."""
+    chunk: int = 16
+    """Actions per chunk."""
+    every: int = 1
+    """Learn from the observation of every so many frames."""
+    val_fraction: float = 0.05
+    """Part of the episodes kept out for validation."""
+    features: Path | None = None
+    """Folder of what μ0 sees in the demonstrations, computed once; runs may share it. Default: OUT/features."""
+    no_features: bool = False
+    """Let μ0 look at every picture anew, with colour jitter (wants a GPU)."""
+    steps: int = 5000
+    batch: int = 64
+    """Observations per step."""
+    lr: float = 5e-4
+    weight_decay: float = 0.01
+    warmup: int | None = None
+    """Steps of linear warm-up. Default: 500, or a quarter of all."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    ema: float = 0.999
+    """Decay of the moving average of the weights; 0: off."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = 0
+    minutes: float | None = None
+    """Stop cleanly after so many minutes (a later start goes on)."""
+    device: str = "auto"
+    workers: int = 0
+    """Processes that read data."""
+    checkpoint_every: int = 1000
+    """Steps."""
+    eval_every: int = 1000
+    """Steps."""
+    json: bool = False
+    """Print the report as JSON."""
+
+    def run(self) -> int:
+        from traceworld.sim.suites import metaworld_tasks
+        from traceworld.training.policies import open_demonstrations, train_policy
+
+        tasks = metaworld_tasks(self.tasks) if self.tasks else None
+        demonstrations = open_demonstrations(self.data, tasks=tasks, per_task=self.demos, cameras=self._cameras())
+        rows = dataclasses.asdict(train_policy(*self.config(), demonstrations))
+        emit(rows, self.json, None if self.json else tree(str(self.out), rows))
+        return 0
+
+    def config(self) -> tuple[TrainConfig, PolicyTraining]:
+        """What is asked for: the options of the loop, and what is trained.
+
+        Raises:
+            ConfigError: two options that exclude each other, or an impossible value.
+        """
+        from traceworld.training.config import TrainConfig
+        from traceworld.training.policies import PolicyTraining
+
+        if self.no_features and self.features is not None:
+            raise ConfigError("and no_features exclude each other", where="features", mend="give one of them")
+        what = PolicyTraining(
+            mu0=self.mu0,
+            size=self.size,
+            chunk=self.chunk,
+            trace=self.trace,
+            every=self.every,
+            features=None if self.no_features else str(self.features or self.out / "features"),
+            val_fraction=self.val_fraction,
+            depth=self.depth,
+        )
+        loop: tuple[str, ...] = (
+            "steps",
+            "batch",
+            "lr",
+            "weight_decay",
+            "schedule",
+            "ema",
+            "precision",
+            "seed",
+            "device",
+        )
+        loop += ("workers", "checkpoint_every", "eval_every", "size")
+        options: dict[str, Any] = {name: getattr(self, name) for name in loop}
+        options |= {"data": (str(self.data),), "out": str(self.out), "model": "policy", "clip": 1.0}
+        options |= {"max_minutes": self.minutes, "warmup": self.warmup}
+        if self.warmup is None:
+            options["warmup"] = min(500, self.steps // 4)
+        return TrainConfig(**options), what
+
+    def _cameras(self) -> dict[str, str] | tuple[str, ...] | None:
+        if not any("=" in camera for camera in self.cameras):
+            return self.cameras or None
+        named = (camera.partition("=") for camera in self.cameras)
+        return {name: feature or name for name, _, feature in named}

@@ -169,6 +169,8 @@ class _Bench:
         options = self._config.options_of(address)
         if cameras := getattr(self._loaded, "cameras", ()):
             options = {"cameras": tuple(cameras)} | options
+        if getattr(self._loaded, "wants_depth", False):
+            options = {"with_depth": True} | options
         while len(self._envs) < number:
             self._envs.append(make_env(address, **options))
         return self._envs[:number]

@@ -13,6 +13,8 @@ class Policy(Protocol):
 
     Attributes:
         name: how tables call it.
+
+    A policy may say what it is to be shown: `cameras`, names with the scene camera first, and `wants_depth`.
     """
 
     name: str

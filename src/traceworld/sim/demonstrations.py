@@ -1,7 +1,8 @@
 """Demonstrations by Meta-World's scripted experts: recorded by seed, one file per episode, read back as `Demonstrations`.
 
 A folder holds `demonstrations.json` (settings) and `episodes/<task>-<number>.parquet`, one row per control step: state before the
-action, the expert's action, the action that was sent (they differ when noise is asked for), and a JPEG per camera. Number
+action, the expert's action, the action that was sent (they differ when noise is asked for), a JPEG per camera and, if it is asked
+for, a 16-bit PNG of its depth. Number
 k of a task is the first success among seeds of its own, so every episode is a function of the settings, its task and its
 number, any number of processes can record, and a killed run goes on. `traces.lerobot.write_lerobot` turns a folder
 into a LeRobot dataset.
@@ -23,11 +24,12 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, UInt8, UInt16
 
 from traceworld.errors import ConfigError, DatasetError, InvalidInputError
 from traceworld.sim.control import METAWORLD_SPEC, PUBLISHED_CAMERA, PUBLISHED_STEPS, WRIST, MetaworldEnv, training_seed
 from traceworld.sim.control_policies import clipped_expert_action
+from traceworld.sim.film import depth_picture
 from traceworld.sim.workers import one_thread
 from traceworld.sim.worlds import versions
 from traceworld.traces.atomic import read_json, write_atomically, write_json
@@ -40,6 +42,9 @@ DESCRIPTION, EPISODES = "demonstrations.json", "episodes"
 FORMAT = 1
 ATTEMPTS = 16
 """Seeds tried for one demonstration."""
+
+DEPTH_UNIT_M = 0.0002
+"""Metres per step of the depth pictures: up to 13.1 m, 0 unknown. Meta-World's cameras see no farther than 7 m."""
 
 ROWS_PER_GROUP = 16
 _META = b"traceworld.demonstration"
@@ -58,6 +63,7 @@ class DemonstrationConfig:
         hold_steps: how long the expert goes on after success.
         max_steps: an attempt that is not done by then has failed.
         robot: who is shown doing it (`MetaworldEnv`).
+        depth: keep metric depth of every camera as well.
     """
 
     cameras: tuple[str, ...] = (PUBLISHED_CAMERA, WRIST)
@@ -67,6 +73,7 @@ class DemonstrationConfig:
     hold_steps: int = 10
     max_steps: int = PUBLISHED_STEPS
     robot: str = "sawyer"
+    depth: bool = False
 
     def __post_init__(self):
         if self.action_noise < 0 or self.hold_steps < 0:
@@ -117,7 +124,7 @@ def _file(folder: Path, task: str, number: int) -> Path:
 def _open_for_writing(folder: Path, config: DemonstrationConfig) -> None:
     described = {
         "format": FORMAT,
-        "settings": json.loads(json.dumps(asdict(config))),
+        "settings": _settings(config),
         "spec": json.loads(json.dumps(asdict(METAWORLD_SPEC))),
         "versions": versions(),
     }
@@ -133,6 +140,12 @@ def _open_for_writing(folder: Path, config: DemonstrationConfig) -> None:
             where=str(folder),
             mend="choose a new folder",
         )
+
+
+def _settings(config: DemonstrationConfig) -> dict[str, Any]:
+    """As JSON. Folders that were begun before there was depth say nothing of it: without it nothing is said."""
+    settings = json.loads(json.dumps(asdict(config)))
+    return settings if config.depth else {name: value for name, value in settings.items() if name != "depth"}
 
 
 def _run(
@@ -209,7 +222,7 @@ class _Recorder:
             self.close()
             config = self._config
             self._env = MetaworldEnv(
-                task, config.cameras, config.image_size, max_steps=config.max_steps, robot=config.robot
+                task, config.cameras, config.image_size, config.depth, max_steps=config.max_steps, robot=config.robot
             )
         return self._env
 
@@ -243,11 +256,14 @@ def play_expert(
 def _film(env: MetaworldEnv, intended: np.ndarray, sent: np.ndarray, config: DemonstrationConfig) -> pa.Table:
     """Play the actions again and write down what is seen before each."""
     seen: list[RobotObservation] = []
-    pictures: dict[str, list[bytes]] = {name: [] for name in config.cameras}
+    pictures: dict[str, list[bytes]] = {f"image/{name}": [] for name in config.cameras}
+    pictures |= {f"depth/{name}": [] for name in config.cameras if config.depth}
     for action in sent:
         observation = env.observe()
         for name, image in observation.images.items():
-            pictures[name].append(_jpeg(image))
+            pictures[f"image/{name}"].append(_jpeg(image))
+        for name, depth_m in observation.depth_m.items():
+            pictures[f"depth/{name}"].append(_png(depth_picture(depth_m, DEPTH_UNIT_M)))
         seen.append(observation)
         env.step(action)
     columns: dict[str, pa.Array] = {
@@ -255,12 +271,12 @@ def _film(env: MetaworldEnv, intended: np.ndarray, sent: np.ndarray, config: Dem
         "action": _vectors(intended),
         "sent": _vectors(sent),
     }
-    return pa.table(columns | {f"image/{name}": pa.array(files, pa.binary()) for name, files in pictures.items()})
+    return pa.table(columns | {name: pa.array(files, pa.binary()) for name, files in pictures.items()})
 
 
 def _write(path: Path, table: pa.Table, meta: Mapping[str, Any]) -> None:
     table = table.replace_schema_metadata({_META: json.dumps(meta, sort_keys=True).encode()})
-    packing: Any = {name: "none" if name.startswith("image/") else "zstd" for name in table.column_names}
+    packing: Any = {name: "none" if "/" in name else "zstd" for name in table.column_names}
     write_atomically(
         path, lambda temporary: pq.write_table(table, temporary, compression=packing, row_group_size=ROWS_PER_GROUP)
     )
@@ -272,6 +288,11 @@ def _vectors(values: np.ndarray) -> pa.Array:
 
 def _jpeg(image: np.ndarray) -> bytes:
     _, file = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+    return file.tobytes()
+
+
+def _png(depth: UInt16[np.ndarray, "H W"]) -> bytes:
+    _, file = cv2.imencode(".png", depth)
     return file.tobytes()
 
 
@@ -296,6 +317,7 @@ class StoredDemonstrations:
         spec: dict[str, Any] = described["spec"]
         self.spec = ActionSpec(**spec | {key: tuple(value) for key, value in spec.items() if isinstance(value, list)})
         self.cameras: tuple[str, ...] = tuple(described["settings"]["cameras"])
+        self.depth_cameras = self.cameras if described["settings"].get("depth", False) else ()
         found: dict[str, list[Path]] = {}
         for path in sorted((self._folder / EPISODES).glob("*.parquet")):
             found.setdefault(path.stem.rpartition("-")[0], []).append(path)
@@ -328,6 +350,8 @@ class StoredDemonstrations:
             cameras=self.cameras,
             read_frame=_FrameReader(path, numbers.num_rows),
             success=True,
+            depth_cameras=self.depth_cameras,
+            read_depth=_DepthReader(path, numbers.num_rows) if self.depth_cameras else None,
         )
 
     def instructions(self) -> list[str]:
@@ -352,14 +376,30 @@ class _FrameReader:
     frames: int
 
     def __call__(self, camera: str, frame: int) -> UInt8[np.ndarray, "_h _w 3"]:
-        if not 0 <= frame < self.frames:
-            raise InvalidInputError(f"has {self.frames} frames, not frame {frame}", where=str(self.path))
-        files = _row_group(str(self.path), f"image/{camera}", frame // ROWS_PER_GROUP)
-        data = np.frombuffer(files[frame % ROWS_PER_GROUP], np.uint8)
-        picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
-        if picture is None:
-            raise DatasetError(f"frame {frame} of '{camera}' is damaged", where=str(self.path), mend="record it again")
+        picture = _decoded(self.path, self.frames, f"image/{camera}", frame, cv2.IMREAD_COLOR)
         return np.ascontiguousarray(picture[..., ::-1])
+
+
+@dataclass(frozen=True)
+class _DepthReader:
+    """Reads the depth maps of one file, likewise."""
+
+    path: Path
+    frames: int
+
+    def __call__(self, camera: str, frame: int) -> Float32[np.ndarray, "_h _w"]:
+        steps = _decoded(self.path, self.frames, f"depth/{camera}", frame, cv2.IMREAD_UNCHANGED)
+        return np.where(steps > 0, steps.astype(np.float32) * np.float32(DEPTH_UNIT_M), np.float32(np.nan))
+
+
+def _decoded(path: Path, frames: int, column: str, frame: int, how: int) -> np.ndarray:
+    if not 0 <= frame < frames:
+        raise InvalidInputError(f"has {frames} frames, not frame {frame}", where=str(path))
+    files = _row_group(str(path), column, frame // ROWS_PER_GROUP)
+    picture = cv2.imdecode(np.frombuffer(files[frame % ROWS_PER_GROUP], np.uint8), how)
+    if picture is None:
+        raise DatasetError(f"frame {frame} of '{column}' is damaged", where=str(path), mend="record it again")
+    return picture
 
 
 @lru_cache(maxsize=512)
@@ -367,7 +407,8 @@ def _row_group(path: str, column: str, group: int) -> list[bytes]:
     try:
         file = pq.ParquetFile(path)
         if column not in file.schema_arrow.names:
-            raise InvalidInputError(f"has no camera '{column.removeprefix('image/')}'", where=path)
+            kind, _, camera = column.partition("/")
+            raise InvalidInputError(f"has no {'camera' if kind == 'image' else kind} '{camera}'", where=path)
         return file.read_row_group(group, [column])[column].to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise DatasetError(f"cannot be read: {error}", where=path, mend="delete it and record again") from error

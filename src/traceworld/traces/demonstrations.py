@@ -20,6 +20,13 @@ class FrameReader(Protocol):
     def __call__(self, camera: str, frame: int) -> UInt8[np.ndarray, "_h _w 3"]: ...
 
 
+@runtime_checkable
+class DepthReader(Protocol):
+    """Reads one depth map of an episode, as `FrameReader` reads pictures: metres along the camera's axis, NaN unknown."""
+
+    def __call__(self, camera: str, frame: int) -> Float32[np.ndarray, "_h _w"]: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Demonstration:
     """One episode.
@@ -32,6 +39,7 @@ class Demonstration:
         cameras: names, the scene camera first.
         read_frame: the picture that a camera saw before action `frame`.
         success: whether the task was done in the end; None if nobody knows.
+        depth_cameras: those of `cameras` that have metric depth. read_depth: it, of the same moment as the picture.
     """
 
     episode_id: str
@@ -42,6 +50,8 @@ class Demonstration:
     cameras: tuple[str, ...]
     read_frame: FrameReader = field(repr=False)
     success: bool | None = None
+    depth_cameras: tuple[str, ...] = ()
+    read_depth: DepthReader | None = field(default=None, repr=False)
 
     def __post_init__(self):
         if len(self.state) != len(self.action) or not len(self.action):
@@ -50,9 +60,28 @@ class Demonstration:
             )
         if not self.cameras:
             raise InvalidInputError("has no camera", where=f"episode {self.episode_id}")
+        if set(self.depth_cameras) - set(self.cameras) or (self.depth_cameras and self.read_depth is None):
+            raise InvalidInputError(
+                f"depth of {list(self.depth_cameras)}, which have no picture or no reader",
+                where=f"episode {self.episode_id}",
+            )
 
     def __len__(self) -> int:
         return len(self.action)
+
+    def depth_m(self, camera: str, frame: int) -> Float32[np.ndarray, "_h _w"]:
+        """Metric depth that a camera saw before action `frame`, NaN unknown.
+
+        Raises:
+            InvalidInputError: this camera has none.
+        """
+        if self.read_depth is None or camera not in self.depth_cameras:
+            raise InvalidInputError(
+                f"camera '{camera}' has no depth",
+                where=f"episode {self.episode_id}",
+                mend="record demonstrations with depth (traceworld sim demos --depth)",
+            )
+        return self.read_depth(camera, frame)
 
 
 @runtime_checkable

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,10 @@ from traceworld.policies.action_expert.config import PolicyConfig
 from traceworld.policies.action_expert.model import PolicyModel
 from traceworld.policies.action_expert.normalisation import ActionScales, measure_scales
 from traceworld.policies.action_expert.sizes import TraceUse, policy_config
+from traceworld.sim.demonstrations import DESCRIPTION, StoredDemonstrations
 from traceworld.traces.demonstrations import Demonstrations
+from traceworld.traces.lerobot.layout import INFO_FILE
+from traceworld.traces.lerobot.reader import LeRobotDemonstrations
 from traceworld.traces.windows import side
 from traceworld.training.config import TrainConfig
 from traceworld.training.data import Sample
@@ -39,6 +42,7 @@ class PolicyTraining:
         features: folder of the cached features. None: μ0 looks at every picture anew, which allows colour jitter
             (`TrainConfig.colour_jitter`) and needs a GPU.
         val_fraction: part of the episodes kept out for validation.
+        depth: show μ0 the scene camera's metric depth, which the demonstrations must have.
     """
 
     mu0: str = "mu0-nano"
@@ -48,6 +52,7 @@ class PolicyTraining:
     every: int = 1
     features: str | None = None
     val_fraction: float = 0.05
+    depth: bool = False
 
     def __post_init__(self):
         if self.every < 1 or not 0 <= self.val_fraction < 1:
@@ -140,6 +145,38 @@ def train_policy(config: TrainConfig, what: PolicyTraining, demonstrations: Demo
     return train(config, data, policy_kind(policy, what.mu0, scales))
 
 
+def open_demonstrations(
+    folder: str | Path,
+    *,
+    tasks: Sequence[str] | None = None,
+    per_task: int | None = None,
+    cameras: Sequence[str] | Mapping[str, str] | None = None,
+) -> Demonstrations:
+    """The demonstrations of a folder: recorded here (`sim.demonstrations`), or a LeRobot dataset (v2.0, v2.1, v3.0).
+
+    Args:
+        tasks, per_task: of recorded ones: only these tasks, only the first so many of each.
+        cameras: of a LeRobot dataset: which, the scene camera first (`LeRobotDemonstrations`).
+
+    Raises:
+        DatasetError: the folder is neither, or damaged. ConfigError: an option of the other kind, or no such task or camera.
+    """
+    place = Path(folder)
+    if (place / DESCRIPTION).is_file():
+        if cameras:
+            raise ConfigError("are recorded with their cameras", where="cameras", mend="leave it off")
+        return StoredDemonstrations(place, tasks, per_task)
+    if not (place / INFO_FILE).is_file():
+        raise DatasetError(
+            f"holds no {DESCRIPTION} and no {INFO_FILE}",
+            where=str(folder),
+            mend="give a folder of `traceworld sim demos`, or a LeRobot dataset",
+        )
+    if tasks or per_task:
+        raise ConfigError("are for recorded demonstrations", where="tasks, per_task", mend="leave them off")
+    return LeRobotDemonstrations(place, cameras=cameras or None)
+
+
 def policy_kind(policy: PolicyConfig, mu0: str, scales: ActionScales) -> ModelKind:
     """What the loop needs to know of a policy on the μ0 of that name or folder. It is one unit of FSDP: a layer of the flow head
     is asked for keys and values outside its own pass."""
@@ -169,14 +206,21 @@ def config_for(demonstrations: Demonstrations, what: PolicyTraining) -> PolicyCo
     Without a camera of the gripper's name there is no stem for it.
 
     Raises:
-        ConfigError: they have no state, or there is no such size.
+        ConfigError: they have no state, no depth though it is asked for, or there is no such size.
     """
     example = demonstrations[0]
     if not example.state.shape[1]:
         raise ConfigError("have no state", where=demonstrations.name, mend="name the feature that holds it")
+    if what.depth and example.cameras[0] not in example.depth_cameras:
+        raise ConfigError(
+            f"have no depth of '{example.cameras[0]}'",
+            where=demonstrations.name,
+            mend="record them with depth (traceworld sim demos --depth), or leave it off",
+        )
     config = policy_config(
         what.size, example.state.shape[1], demonstrations.spec.dim, chunk=what.chunk, trace=what.trace
     )
+    config = dataclasses.replace(config, depth=what.depth)
     if config.gripper.source != "none" and config.gripper.camera not in example.cameras[1:]:
         config = dataclasses.replace(config, gripper=dataclasses.replace(config.gripper, source="none"))
     return config

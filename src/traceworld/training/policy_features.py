@@ -99,7 +99,8 @@ def glances(demonstration: Demonstration, model: PolicyModel, frames: range) -> 
     wrist = gripper.camera if gripper.source != "none" and gripper.camera in demonstration.cameras[1:] else None
     for frame in frames:
         shown = None if wrist is None else demonstration.read_frame(wrist, frame)
-        yield model.frozen.glance(demonstration.read_frame(scene, frame), demonstration.instruction, shown)
+        depth_m = demonstration.depth_m(scene, frame) if model.config.depth else None
+        yield model.frozen.glance(demonstration.read_frame(scene, frame), demonstration.instruction, shown, depth_m)
 
 
 def _identity(demonstrations: Demonstrations, model: PolicyModel, every: int) -> tuple[list[int], str]:
@@ -117,6 +118,8 @@ def _identity(demonstrations: Demonstrations, model: PolicyModel, every: int) ->
         "mu0_config": model.frozen.mu0.config.to_dict(),
         "scales": model.frozen.mu0.normalisation.to_dict(),
     }
+    if config.depth:
+        look["depth"] = True  # and nothing is said without: features that were computed before stay good
     digest.update(json.dumps(look, sort_keys=True).encode())
     for index in range(len(demonstrations)):
         episode = demonstrations[index]
@@ -126,6 +129,8 @@ def _identity(demonstrations: Demonstrations, model: PolicyModel, every: int) ->
         digest.update(episode.state.tobytes() + episode.action.tobytes())
         if index == 0:  # the same motions, filmed or resized anew, are other pictures
             digest.update(np.ascontiguousarray(episode.read_frame(episode.cameras[0], 0)).tobytes())
+            if config.depth:
+                digest.update(np.ascontiguousarray(episode.depth_m(episode.cameras[0], 0)).tobytes())
     return lengths, digest.hexdigest()
 
 
@@ -135,7 +140,7 @@ def _create(
     """Empty arrays of the right shapes, under the store's name only when they are all there."""
     words, seen = model.frozen.words(texts)
     found = model.features([next(glances(example, model, range(1)))])
-    tokens = prefix_tokens(model.frozen.mu0.config) + words.shape[1]
+    tokens = prefix_tokens(model.frozen.mu0.config, model.config.depth) + words.shape[1]
     temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         temporary.mkdir(parents=True)

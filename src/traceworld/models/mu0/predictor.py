@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32
 
-from traceworld.errors import ConfigError, InvalidInputError
-from traceworld.geometry.cameras import K_to_uv
+from traceworld.errors import InvalidInputError
 from traceworld.models.mu0.config import Mu0Config
 from traceworld.models.mu0.model import Mu0Model
 from traceworld.models.mu0.noise import keypoint_noise
+from traceworld.models.mu0.reading import ObservationReader
 from traceworld.models.mu0.static import StaticSampler
-from traceworld.models.normalisation import CLOCKS
 from traceworld.traces.types import Observation, TracePrediction
 
-_STEP_TOLERANCE = 0.01
-"""A step this much (relatively) off the trained one is taken for the same."""
 
-
-class Mu0Predictor:
+class Mu0Predictor(ObservationReader):
     """A trained μ0.
 
     Args:
@@ -49,7 +45,6 @@ class Mu0Predictor:
         """
         self._static = StaticSampler(self.model)
 
-    @torch.inference_mode()
     def predict(self, observation: Observation, num_samples: int = 1, seed: int = 0) -> TracePrediction:
         """S futures of the observation's keypoints.
 
@@ -61,14 +56,38 @@ class Mu0Predictor:
             InvalidInputError: no keypoints, or no sample asked for.
             ConfigError: the model was not trained on this clock or step.
         """
+        return self._predict([observation], num_samples, [seed])[0]
+
+    def predict_many(
+        self, observations: Sequence[Observation], num_samples: int, seeds: Sequence[int]
+    ) -> list[TracePrediction]:
+        """S futures of each of several observations in one forward pass, with a seed for each.
+
+        The observations may have different keypoints, clocks, words and depth or none; those with fewer keypoints are padded, and
+        what is padded is masked. Each prediction is what `predict` gives, to rounding; its `timing` is that of the whole
+        pass. A compiled predictor (`compile`) answers one by one, as its shapes are for one.
+
+        Raises:
+            InvalidInputError, ConfigError: as `predict`, for any of them; as many seeds as observations are needed.
+        """
+        if len(observations) != len(seeds):
+            raise InvalidInputError(f"{len(observations)} observations, {len(seeds)} seeds", where="predict_many")
+        if self._static is not None or not observations:
+            return [self.predict(one, num_samples, seed) for one, seed in zip(observations, seeds, strict=True)]
+        return self._predict(observations, num_samples, seeds)
+
+    @torch.inference_mode()
+    def _predict(
+        self, observations: Sequence[Observation], num_samples: int, seeds: Sequence[int]
+    ) -> list[TracePrediction]:
         if num_samples < 1:
             raise InvalidInputError(f"{num_samples} samples", where="num_samples", mend="ask for at least one")
-        self._check_clock(observation)
+        for observation in observations:
+            self._check_clock(observation)
         started = time.perf_counter()
-        anchor, batch = self._batch(observation)
+        anchors, batch = self._batches(observations)
         prepared = time.perf_counter()
-        drawn = keypoint_noise(anchor[:, :2], num_samples, self.config.num_controls, seed)
-        noise = torch.from_numpy(drawn)[None].to(self.device)
+        noise = self._keypoint_noise(anchors, num_samples, seeds)
         if self._static is not None:
             encoded = time.perf_counter()
             controls, logits = self._static(batch, noise)
@@ -77,114 +96,35 @@ class Mu0Predictor:
             encoded = time.perf_counter()
             controls, logits = self.model.sample_from(context, num_samples, noise=noise)
         sampled = time.perf_counter()
-        scale = self.model.normalisation.s_delta[observation.clock]
-        uvz, valid, probability = self._decode(controls[0].cpu().numpy(), logits[0].cpu().numpy(), anchor, scale)
+        scales = self.model.normalisation.s_delta
+        found = [
+            self._decode(of_controls[:, : len(anchor)], of_logits[:, : len(anchor)], anchor, scales[observation.clock])
+            for of_controls, of_logits, anchor, observation in zip(
+                controls.cpu().numpy(), logits.cpu().numpy(), anchors, observations, strict=True
+            )
+        ]
         ended = time.perf_counter()
-        return TracePrediction(
-            uvz=uvz,
-            valid=valid,
-            valid_prob=probability,
-            clock=observation.clock,
-            step=observation.step,
-            timing={
-                "prepare": prepared - started,
-                "prefix": encoded - prepared,
-                "denoise": sampled - encoded,
-                "decode": ended - sampled,
-                "total": ended - started,
-            },
-        )
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
-
-    def _check_clock(self, observation: Observation) -> None:
-        steps = self.model.normalisation.steps
-        trained = ", ".join(f"{clock} with step {step:g}" for clock, step in steps.items())
-        step = steps.get(observation.clock)
-        if step is None or abs(observation.step - step) > _STEP_TOLERANCE * step:
-            raise ConfigError(
-                f"'{self.name}' was trained on the clock {trained}, not on {observation.clock} with step {observation.step:g}",
-                where="Observation.clock",
-                mend="ask for a clock and step it was trained on",
-            )
-
-    def _batch(self, observation: Observation) -> tuple[Float32[np.ndarray, "N 3"], dict[str, Any]]:
-        """The anchor that displacements are added to, and a batch of this one observation."""
-        uv = observation.keypoints_uv
-        if uv is None:
-            raise InvalidInputError(
-                "no keypoints", where="Observation.keypoints_uv", mend="say which points' future is asked for"
-            )
-        N, size = len(uv), self.config.image_size
-        z, known = self._current_z(observation, uv)
-        history, history_valid, z = self._history(observation, uv, z, known)
-        depth = observation.depth_m
-        has_depth = depth is not None and bool(np.isfinite(depth).any())
-        conventions = self.model.conventions
-        picture = (
-            conventions.observed_depth(depth.astype(np.float32), size) if has_depth and depth is not None else None
-        )
-        height, width = observation.image.shape[:2]
-        K = None if observation.K is None else K_to_uv(observation.K.astype(np.float64), width, height)
-        shown = np.concatenate([uv, np.where(known, z, 0)[:, None]], axis=1).astype(np.float32)
-        fields = {
-            "image": conventions.observed_picture(observation.image, size),
-            "depth_m": np.full(size[::-1], np.nan, np.float32) if picture is None else picture,
-            "depth_present": np.bool_(has_depth),
-            "K_uv": np.zeros(4, np.float32) if K is None else K.astype(np.float32),
-            "anchor_uvz": shown,
-            "anchor_z_known": known,
-            "history": history,
-            "history_valid": conventions.history_shown(history_valid, observation.history_uvz is not None),
-            "present": np.ones(N, bool),
-            "part_id": np.full(N, -1) if observation.part_id is None else observation.part_id.astype(np.int64),
-            "clock": np.int64(CLOCKS.index(observation.clock)),
+        timing = {
+            "prepare": prepared - started,
+            "prefix": encoded - prepared,
+            "denoise": sampled - encoded,
+            "decode": ended - sampled,
+            "total": ended - started,
         }
-        batch: dict[str, Any] = {k: torch.from_numpy(np.array(v)[None]).to(self.device) for k, v in fields.items()}
-        batch["instruction"] = [observation.instruction]
-        return np.concatenate([uv, z[:, None]], axis=1).astype(np.float32), batch
+        return [
+            TracePrediction(uvz, valid, probability, clock=observation.clock, step=observation.step, timing=timing)
+            for (uvz, valid, probability), observation in zip(found, observations, strict=True)
+        ]
 
-    def _current_z(
-        self, observation: Observation, uv: Float[np.ndarray, "N 2"]
-    ) -> tuple[Float[np.ndarray, " N"], Bool[np.ndarray, " N"]]:
-        """z in metres as given, else from the depth map's pixel, else 0; and where it is known."""
-        z = np.full(len(uv), np.nan)
-        if observation.depth_m is not None:
-            height, width = observation.depth_m.shape
-            cell = np.floor((uv + 1) / 2 * (width, height)).astype(int)
-            inside = ((cell >= 0) & (cell < (width, height))).all(axis=1)
-            z[inside] = observation.depth_m[cell[inside, 1], cell[inside, 0]]
-        if observation.keypoints_z_m is not None:
-            z = np.where(np.isfinite(observation.keypoints_z_m), observation.keypoints_z_m, z)
-        known = np.isfinite(z) & (z > 0)
-        return np.where(known, z, 0.0), known
-
-    def _history(
-        self, observation: Observation, uv: np.ndarray, z: np.ndarray, known: np.ndarray
-    ) -> tuple[Float32[np.ndarray, "N h 3"], Bool[np.ndarray, "N h"], Float[np.ndarray, " N"]]:
-        """The last h steps relative to the anchor, which of them are known, and z with its last known value filled in.
-
-        With depth, a keypoint whose current z is unknown, but whose past has one, is taken to be where it was last.
-        Without depth the history is relative in z already; where it knows only (u, v) its z is taken as unchanged.
-        """
-        wanted = self.config.history
-        history = np.full((len(uv), wanted, 3), np.nan)
-        if observation.history_uvz is not None:
-            given = observation.history_uvz[:, -wanted:]
-            history[:, wanted - given.shape[1] :] = given
-        without_depth = observation.depth_m is None and observation.keypoints_z_m is None
-        if without_depth:
-            history[..., 2] = np.nan_to_num(history[..., 2], nan=0.0)
-        valid = np.isfinite(history).all(axis=-1)
-        last = wanted - 1 - valid[:, ::-1].argmax(axis=1)
-        past_z = history[np.arange(len(uv)), last, 2]
-        if not without_depth:
-            z = np.where(~known & valid.any(axis=1), past_z, z)
-        anchor = np.concatenate([uv, z[:, None]], axis=1)
-        relative = np.where(valid[..., None], history - anchor[:, None], 0)
-        return relative.astype(np.float32), valid, z
+    def _keypoint_noise(
+        self, anchors: Sequence[np.ndarray], num_samples: int, seeds: Sequence[int]
+    ) -> Float[torch.Tensor, "B S N D 3"]:
+        """Each keypoint's own noise; zeros behind the keypoints of an observation with fewer of them."""
+        count = self.config.num_controls
+        noise = np.zeros((len(anchors), num_samples, max(map(len, anchors)), count, 3), np.float32)
+        for row, anchor, seed in zip(noise, anchors, seeds, strict=True):
+            row[:, : len(anchor)] = keypoint_noise(anchor[:, :2], num_samples, count, seed)
+        return torch.from_numpy(noise).to(self.device)
 
     def _decode(
         self,

@@ -11,13 +11,13 @@ from jaxtyping import Bool, Float32
 
 from traceworld.errors import InvalidInputError
 from traceworld.models.mu0.noise import keypoint_noise
-from traceworld.models.mu0.predictor import Mu0Predictor
+from traceworld.models.mu0.reading import ObservationReader
 from traceworld.models.tracegen.grid import displacements
 from traceworld.models.tracegen.model import TraceGenModel
 from traceworld.traces.types import Observation, TracePrediction
 
 
-class TraceGenPredictor(Mu0Predictor):
+class TraceGenPredictor(ObservationReader):
     """A trained TraceGen. It reads an observation as μ0 does, and looks at neither history nor keypoints (it is told where they
     are only to know which grid points matter).
 
@@ -31,7 +31,6 @@ class TraceGenPredictor(Mu0Predictor):
     picture, where there is no grid; they stay where they are and are not valid.
     """
 
-    model: Any
     takes = ("depth", "intrinsics")
 
     def __init__(self, model: TraceGenModel, name: str = "tracegen"):

@@ -152,9 +152,10 @@ def fill_policy(folder: Path, model: PolicyModel) -> ActionScales:
 
     Raises:
         CheckpointError: it has another config, or names or shapes of tensors differ.
+        ConfigError: its config cannot be read.
     """
     record = read_policy_record(folder)
-    if record["config"] != json.loads(json.dumps(model.config.to_dict())):
+    if PolicyConfig.from_dict(record["config"]) != model.config:  # read: an older file says less
         raise CheckpointError("is of another configuration than the model", where=str(folder / CONFIG_FILE))
     path = folder / WEIGHTS_FILE
     try:

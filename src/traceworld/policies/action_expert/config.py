@@ -123,6 +123,8 @@ class PolicyConfig:
         proprioception: through an `mlp` (B.4) or a `linear` map (released code).
         normalise: states and actions to zero mean and unit spread (`mean_std`), or as they are (`none`, released code).
         query, gripper, head: see there.
+        depth: μ0 is shown the scene camera's metric depth as well, and told the depth of the query points. (The released
+            policies have none.)
         compat: `official`: look and read features as the released code does (`official.switches`).
     """
 
@@ -138,6 +140,7 @@ class PolicyConfig:
     gripper: GripperConfig = field(default_factory=GripperConfig)
     head: HeadConfig = field(default_factory=FlowHeadConfig)
     compat: Literal["none", "official"] = "none"
+    depth: bool = False
 
     def __post_init__(self):
         for name in ("state_dim", "action_dim", "chunk", "mixer_heads"):

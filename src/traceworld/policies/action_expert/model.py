@@ -148,7 +148,8 @@ def feature_names(config: PolicyConfig) -> tuple[str, ...]:
 
 def _rows(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A collated batch of glances as single ones again."""
-    fields = ("image", "instruction", "query_uv", "noise", "wrist", "wrist_seen")
+    wanted = ("image", "instruction", "query_uv", "noise", "wrist", "wrist_seen", "depth_m", "query_z_m")
+    fields = [name for name in wanted if name in batch]
 
     def plain(value: Any) -> Any:
         return value.cpu().numpy() if isinstance(value, Tensor) else value

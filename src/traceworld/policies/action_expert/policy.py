@@ -52,6 +52,11 @@ class ActionExpertPolicy:
         """Names of the cameras of its demonstrations, the scene camera first: what it is to be shown."""
         return self.model.scales.cameras
 
+    @property
+    def wants_depth(self) -> bool:
+        """Whether observations have to have metric depth of the scene camera."""
+        return self.config.depth
+
     def reset(self, seed: int = 0) -> None:
         """A new episode: its noise follows from `seed`."""
         self._seed = seed
@@ -113,7 +118,8 @@ class ActionExpertPolicy:
         name = observation.scene_camera
         wrist = self.config.gripper.camera if self.config.gripper.source != "none" else None
         shown = observation.images.get(wrist) if wrist is not None and wrist != name else None
-        return self.model.frozen.glance(observation.images[name], observation.instruction, shown)
+        depth_m = observation.depth_m.get(name)
+        return self.model.frozen.glance(observation.images[name], observation.instruction, shown, depth_m)
 
     def _state(self, observation: RobotObservation) -> Float32[np.ndarray, " P"]:
         if len(observation.state) != self.config.state_dim:
@@ -128,9 +134,11 @@ class ActionExpertPolicy:
         if not self.predictions:
             return None
         frozen = self.model.frozen
+        scene = observation.scene_camera
         asked = Observation(
-            image=observation.images[observation.scene_camera],
+            image=observation.images[scene],
             instruction=observation.instruction.strip() or NO_INSTRUCTION,
+            depth_m=observation.depth_m.get(scene) if self.config.depth else None,
             keypoints_uv=glance["query_uv"],
             clock=frozen.clock,
             step=frozen.mu0.normalisation.steps[frozen.clock],

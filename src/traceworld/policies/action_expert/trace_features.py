@@ -11,17 +11,18 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from traceworld.errors import CheckpointError, ConfigError
+from traceworld.errors import CheckpointError, ConfigError, InvalidInputError
 from traceworld.models.mu0.config import Mu0Config, NanoPrefixConfig
 from traceworld.models.mu0.model import Mu0Model
 from traceworld.models.mu0.noise import keypoint_noise
 from traceworld.models.mu0.official.conventions import OfficialConventions
 from traceworld.models.mu0.prefix import Prefix
 from traceworld.models.mu0.prefix_nano import NanoPrefix
+from traceworld.models.mu0.reading import depth_at
 from traceworld.models.normalisation import CLOCKS
 from traceworld.policies.action_expert.config import PolicyConfig
 from traceworld.policies.action_expert.keypoints import choose_queries
@@ -29,7 +30,8 @@ from traceworld.policies.action_expert.last_layer import encode_with_last_layer,
 from traceworld.traces.types import Clock
 
 Glance = dict[str, Any]
-"""What of one observation goes into μ0: `image`, `instruction`, `query_uv`, `noise`, `wrist`, `wrist_seen`."""
+"""What of one observation goes into μ0: `image`, `instruction`, `query_uv`, `noise`, `wrist`, `wrist_seen`, and `depth_m` with
+`query_z_m` if the policy has depth (NaN unknown)."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ def feature_widths(mu0: Mu0Config, config: PolicyConfig) -> FeatureWidths:
         raise ConfigError("only a nano prefix has maps of its own", where="gripper.source", mend="use 'dino'")
     if source == "dino" and mu0.local.source != "dino":
         raise ConfigError("this μ0 has no DINOv2", where="gripper.source", mend="use 'prefix'")
+    if config.depth and not mu0.use_depth:
+        raise ConfigError("this μ0 has no eyes for depth", where="depth", mend="leave it off, or take another μ0")
     width = mu0.prefix.width if isinstance(mu0.prefix, NanoPrefixConfig) else mu0.prefix.text_width
     channels = {
         "dino": mu0.local.width,
@@ -96,8 +100,15 @@ class FrozenMu0(nn.Module):
         image: UInt8[np.ndarray, "H W 3"],
         instruction: str,
         wrist: UInt8[np.ndarray, "_h _w 3"] | None = None,
+        depth_m: Float32[np.ndarray, "_hd _wd"] | None = None,
     ) -> Glance:
-        """What goes into μ0, on the CPU: resized pictures, the query points, the noise they start from."""
+        """What goes into μ0, on the CPU: resized pictures, the query points, the noise they start from.
+
+        `depth_m` of the picture is for policies with depth; the others do not look at it.
+
+        Raises:
+            InvalidInputError: the policy has depth and none is given.
+        """
         conventions, size = self.mu0.conventions, self.mu0.config.image_size
         uv = choose_queries(image, self.config.query)
         query = self.config.query
@@ -108,12 +119,28 @@ class FrozenMu0(nn.Module):
         else:
             shown = wrist if self.config.gripper.source == "dino" else conventions.observed_picture(wrist, size)
         return {
+            **self._depth_glance(depth_m, uv),
             "image": conventions.observed_picture(image, size),
             "instruction": instruction,
             "query_uv": uv,
             "noise": keypoint_noise(cells, 1, controls, query.noise_seed)[0],
             "wrist": shown,
             "wrist_seen": wrist is not None,
+        }
+
+    def _depth_glance(self, depth_m: np.ndarray | None, uv: np.ndarray) -> Glance:
+        if not self.config.depth:
+            return {}
+        if depth_m is None:
+            raise InvalidInputError(
+                "the scene camera has no depth, which this policy was trained with",
+                where="depth_m",
+                mend="give metric depth (traceworld rollout does so by itself; in a LeRobot dataset: a depth feature)",
+            )
+        depth = np.where(np.isfinite(depth_m) & (depth_m > 0), depth_m, np.float32(np.nan)).astype(np.float32)
+        return {
+            "depth_m": self.mu0.conventions.observed_depth(depth, self.mu0.config.image_size),
+            "query_z_m": depth_at(depth, uv).astype(np.float32),
         }
 
     @torch.no_grad()
@@ -161,18 +188,22 @@ class FrozenMu0(nn.Module):
         return hidden.float()
 
     def _batch(self, glances: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """As a predictor's batch (`Mu0Predictor`) of keypoints without depth and past."""
+        """As a predictor's batch (`Mu0Predictor`) of keypoints without a past."""
         config, device = self.mu0.config, self.mu0.device
         uv = np.stack([glance["query_uv"] for glance in glances])
         B, N = uv.shape[:2]
         images = np.stack([glance["image"] for glance in glances])
+        depth_m = np.full((B, *images.shape[1:3]), np.nan, np.float32)
+        z = np.full((B, N), np.nan, np.float32)
+        if self.config.depth:
+            depth_m, z = (np.stack([glance[name] for glance in glances]) for name in ("depth_m", "query_z_m"))
         fields: dict[str, Any] = {
             "image": images,
-            "depth_m": np.full((B, *images.shape[1:3]), np.nan, np.float32),
-            "depth_present": np.zeros(B, bool),
+            "depth_m": depth_m,
+            "depth_present": np.isfinite(depth_m).any((1, 2)),
             "K_uv": np.zeros((B, 4), np.float32),
-            "anchor_uvz": np.concatenate([uv, np.zeros((B, N, 1), np.float32)], -1).astype(np.float32),
-            "anchor_z_known": np.zeros((B, N), bool),
+            "anchor_uvz": np.concatenate([uv, np.nan_to_num(z)[..., None]], -1).astype(np.float32),
+            "anchor_z_known": np.isfinite(z),
             "history": np.zeros((B, N, config.history, 3), np.float32),
             "history_valid": np.zeros((B, N, config.history), bool),
             "present": np.ones((B, N), bool),
@@ -195,7 +226,8 @@ class FrozenMu0(nn.Module):
     def _gripper(self, glances: Sequence[Mapping[str, Any]], batch: Mapping[str, Any]) -> Float[Tensor, "B G C"]:
         pictures = torch.from_numpy(np.stack([glance["wrist"] for glance in glances])).to(self.mu0.device)
         if self.config.gripper.source == "prefix":
-            maps: Sequence[Tensor] = self.mu0.encode({**batch, "image": pictures}).maps
+            without_depth = torch.zeros_like(batch["depth_present"])  # the map is the scene camera's
+            maps: Sequence[Tensor] = self.mu0.encode({**batch, "image": pictures, "depth_present": without_depth}).maps
         else:
             maps = self._dino(pictures)
         grid = self.config.gripper.grid
@@ -214,8 +246,8 @@ class FrozenMu0(nn.Module):
         return once({"image": pictures})
 
 
-def prefix_tokens(mu0: Mu0Config) -> int:
-    """Tokens of a picture in the prefix, without words."""
+def prefix_tokens(mu0: Mu0Config, depth: bool = False) -> int:
+    """Tokens of a picture in the prefix, without words. A VLM's prefix has as many again for its depth."""
     if isinstance(mu0.prefix, NanoPrefixConfig):
         return math.ceil(mu0.prefix.image_height / 16) * math.ceil(mu0.prefix.image_width / 16)
-    return (mu0.prefix.image_size // mu0.prefix.vision_patch // mu0.prefix.connector_shuffle) ** 2
+    return (1 + depth) * (mu0.prefix.image_size // mu0.prefix.vision_patch // mu0.prefix.connector_shuffle) ** 2

@@ -13,6 +13,9 @@ from traceworld.geometry.cameras import invert_rigid, transform
 OPENING_CHANGE = 0.12
 """Share of the stroke by which the fingers must close (or open) for it to be meant."""
 _ONSET = 0.03
+_ARRIVED = 0.9
+_AHEAD = 2
+"""Steps by which fingers are told early rather than late."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +63,21 @@ def opening_trace(
 
 
 def closing_from_opening(
-    opening: Float[np.ndarray, " T"], closed: bool, change: float = OPENING_CHANGE
+    opening: Float[np.ndarray, " T"],
+    closed: bool,
+    change: float = OPENING_CHANGE,
+    stroke_steps: float | None = None,
 ) -> Bool[np.ndarray, " T"]:
     """Whether the gripper is to be closing at each step.
 
-    The command changes when the opening leaves its extreme since the last change by more than `change`, at the step where
-    that began; fingers that stand still, on an object or at a stop, change nothing.
+    The command changes when the opening leaves its extreme since the last change by more than `change`; fingers that
+    stand still, on an object or at a stop, change nothing. It changes at the step where that began, but no earlier than the
+    robot's own fingers have to set out to be there with those of the trace: predicted fingers start early and slowly (a
+    spline has no corners), and a robot's that started with them would be shut before the tool has arrived.
 
     Args:
         closed: what is commanded now.
+        stroke_steps: steps of the trace that the robot's fingers take for their whole stroke; None: unknown.
     """
     command = np.empty(len(opening), bool)
     extreme = start = 0
@@ -79,10 +88,25 @@ def closing_from_opening(
             extreme = step
         elif left[-1] > change:
             onset = extreme + int(np.flatnonzero(left <= _ONSET)[-1])
+            if stroke_steps is not None:
+                arrival, way = _arrival(sign * (opening[extreme:] - opening[extreme]), step - extreme, change)
+                onset = max(onset, extreme + arrival - int(np.ceil(_ARRIVED * way * stroke_steps)) - _AHEAD)
+            onset = max(onset, start - 1)
             command[start : onset + 1] = closed
             start, closed, extreme = onset + 1, not closed, step
     command[start:] = closed
     return command
+
+
+def _arrival(travel: Float[np.ndarray, " n"], crossed: int, change: float) -> tuple[int, float]:
+    """Where fingers that set out at 0 and were beyond `change` at `crossed` are about as far as they get, and how far that is.
+
+    They are on their way until they come back by more than `change`, or to the end.
+    """
+    back = np.flatnonzero(np.maximum.accumulate(travel)[crossed:] - travel[crossed:] > change)
+    going = travel[: crossed + int(back[0])] if len(back) else travel
+    way = float(going.max())
+    return int(np.argmax(going >= _ARRIVED * way)), way
 
 
 def contact_events(

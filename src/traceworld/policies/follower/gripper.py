@@ -35,9 +35,10 @@ class Gripper:
     grasp_point: Vector
     stroke_m: float
 
-    def palm(self, xyz_tool: Float[np.ndarray, "N 3"]) -> Bool[np.ndarray, " N"]:
-        """Points on the palm."""
-        return np.all((xyz_tool >= self.palm_low) & (xyz_tool <= self.palm_high), axis=1)
+    def palm(self, xyz_tool: Float[np.ndarray, "N 3"], margin_m: float = 0.0) -> Bool[np.ndarray, " N"]:
+        """Points on the palm, or at most so far off its box along an axis."""
+        low, high = np.array(self.palm_low) - margin_m, np.array(self.palm_high) + margin_m
+        return np.all((xyz_tool >= low) & (xyz_tool <= high), axis=1)
 
     def finger(self, xyz_tool: Float[np.ndarray, "N 3"], opening: float, side: int) -> Bool[np.ndarray, " N"]:
         """Points on the finger of `side` (+1 or −1 along the closing axis)."""

@@ -15,6 +15,9 @@ from traceworld.policies.follower.gripper import Gripper, ToolState
 from traceworld.traces.types import Camera
 
 MAX_CANDIDATES = 4000
+BODY_MARGIN_M = 0.012
+"""What is so near to the palm's box is the gripper's own: an edge of it, a flange. Taken for the scene, such a sliver would be
+its farthest point from everything else, so it would be asked about first, move with the tool and pass for the part that is handled."""
 _PLANE_TRIALS, _PLANE_SLACK_M, _PLANE_SHARE = 60, 0.008, 0.3
 
 
@@ -89,7 +92,8 @@ def choose_keypoints(
     }
     palm = gripper.palm(xyz_tool)
     reach = np.linalg.norm(xyz_tool - gripper.grasp_point, axis=1)
-    scene = (reach < budget.scene_reach_m) & ~palm & ~gripper.behind(xyz_tool)
+    own = gripper.palm(xyz_tool, BODY_MARGIN_M) | gripper.behind(xyz_tool)
+    scene = (reach < budget.scene_reach_m) & ~own
     for mask in fingers.values():
         scene &= ~mask
     chosen = [(Role.PALM, _spread(np.flatnonzero(palm), xyz, budget.palm, rng))]

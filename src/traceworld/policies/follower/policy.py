@@ -1,8 +1,8 @@
 """The trace follower: predicted traces become the robot's motion, without learning and without action labels (tracegen page).
 
 At every planning step the predictor is asked where points on the gripper and around it will go. The rigid motion of the gripper's
-points is the tool's path; how its fingers move, or else what begins to move along, says when to close and to open; the
-validity head says where to stop. A path is stretched in time where the robot is too slow, sent through the robot's back end
+points is the tool's path; how its fingers move, or else what begins to move along, says when to close and to open, and a thing that
+they close on is grasped where it is measured to be (`grasp`); the validity head says where to stop. A path is stretched in time where the robot is too slow, sent through the robot's back end
 (`effectors`), and replaced by the next one before it ends, without a jump (`plan.blend`).
 """
 
@@ -20,6 +20,7 @@ from traceworld.models.predictor import TracePredictor
 from traceworld.policies.follower.approach import way_to_part
 from traceworld.policies.follower.effectors import Effector
 from traceworld.policies.follower.events import closing_from_contact, closing_from_opening
+from traceworld.policies.follower.grasp import grasp_of_part
 from traceworld.policies.follower.gripper import ToolState
 from traceworld.policies.follower.keypoints import KeypointBudget, Keypoints, Role, choose_keypoints
 from traceworld.policies.follower.past import gripper_history
@@ -31,6 +32,8 @@ from traceworld.traces.types import Clock, Observation, TracePrediction
 
 _IDLE_M = 0.01
 """A gripper whose trace travels less than this says nothing of how a part is to be reached."""
+_SWIFT_M = 0.05
+"""A gripper that travelled less than this in the past steps that a predictor is told of stood or crept."""
 _AT_HAND_M = 0.05
 """A part with a point so near to the grasp point is between the fingers, or in front of them."""
 
@@ -45,7 +48,7 @@ class FollowerConfig:
         blend_steps: control steps in which the old plan fades out.
         clock, step: of the traces asked for (`Observation`).
         samples: futures to ask for; the one in the middle is followed.
-        history: past steps of the gripper's points, from proprioception, to give to the predictor.
+        history: past steps of the gripper's points, from proprioception, to give to the predictor while it moves swiftly.
         keypoints: how many points of which kind.
         speed: share of the robot's top speed to use at most.
         done_s: how long the predictor must have had nothing left to do before the task is held to be done.
@@ -80,6 +83,8 @@ class TraceFollower:
     It needs the scene camera calibrated (`RobotObservation.cameras`) and its metric depth.
     """
 
+    wants_depth = True
+
     def __init__(self, predictor: TracePredictor, effector: Effector, config: FollowerConfig | None = None):
         self.predictor, self.effector = predictor, effector
         self.config = config or FollowerConfig()
@@ -98,6 +103,7 @@ class TraceFollower:
         self._planned_at = 0
         self._closed = False
         self._closed_since = 0
+        self._grasping = False
         self._focus: np.ndarray | None = None
         self._past: deque[tuple[int, ToolState]] = deque(maxlen=512)
         self._prediction: TracePrediction | None = None
@@ -201,15 +207,22 @@ class TraceFollower:
             return self._stay(step, tool)
         steps = len(reading.xyz_world)
         if reading.opening is not None:
-            closing = closing_from_opening(reading.opening, self._closed)
+            stroke_steps = None if self._step_s is None else self.effector.grip_s / self._step_s
+            closing = closing_from_opening(reading.opening, self._closed, stroke_steps=stroke_steps)
         elif part is not None:
             closing = closing_from_contact(part.events, steps, self._closed)
         else:
             closing = np.full(steps, self._closed)
         poses = reading.tool.world_from_start @ tool.world_from_tool
+        if part is not None and reading.opening is not None:
+            points = keypoints.xyz_world[part.points]
+            grasp = grasp_of_part(poses, reading.opening, closing, self._closed, points, self.effector.gripper)
+            if grasp is not None:
+                poses, closing = grasp.poses, grasp.closing
+            self._grasping = grasp is not None or (self._grasping and self._closed)
         step_s = self._step_s
-        # Fingers that are traced in time say themselves how long they take, and may close on the way.
-        waits = reading.opening is None or step_s is None
+        # Fingers that are traced in time say themselves how long they take, and may close on the way: but not round a thing.
+        waits = reading.opening is None or step_s is None or self._grasping
         return self._timed(step, poses, closing, step_s, self._dwell(step, poses, closing, step_s) if waits else None)
 
     @property
@@ -273,11 +286,20 @@ class TraceFollower:
             dwell[onset] = max(0.0, self.effector.grip_s - waited)
         return dwell
 
+    def _is_swift(self, step: int, tool: ToolState) -> bool:
+        since = step - self.config.history * self.config.step * self.effector.spec.control_hz
+        past = [state.world_from_tool[:3, 3] for at, state in self._past if at >= since]
+        return bool(np.linalg.norm(np.array(past) - tool.world_from_tool[:3, 3], axis=1).max() >= _SWIFT_M)
+
     def _history(
         self, keypoints: Keypoints, observation: RobotObservation, tool: ToolState
     ) -> Float32[np.ndarray, "N h 3"] | None:
-        """Where the gripper's points were, by proprioception: they rode on the tool. Nothing is claimed of the scene's points."""
-        if self.config.history < 1 or self.config.clock != "time":
+        """Where the gripper's points were, by proprioception: they rode on the tool. Nothing is claimed of the scene's points.
+
+        A gripper that stood or crept has no past: it stood because it was told to, and a predictor that is shown so foresees
+        that it will go on standing, which makes it true.
+        """
+        if self.config.history < 1 or self.config.clock != "time" or not self._is_swift(observation.step, tool):
             return None
         return gripper_history(
             keypoints,

@@ -10,10 +10,12 @@ from typing import Any, Literal
 
 import av
 import numpy as np
-from jaxtyping import UInt8, UInt16
+from jaxtyping import Float, UInt8, UInt16
 from PIL import Image
 
 from traceworld.errors import ConfigError, InvalidInputError, MediaError
+from traceworld.traces.lerobot.layout import Feature
+from traceworld.traces.lerobot.videos import DEPTH_DEFAULTS
 
 Codec = Literal["h264", "av1"]
 _ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
@@ -37,6 +39,21 @@ def jpeg_bytes(image: UInt8[np.ndarray, "H W 3"], quality: int = 95) -> bytes:
 def tiff_bytes(depth: np.ndarray) -> bytes:
     """A depth map [H,W], uint16 or float32, in its own unit."""
     return _saved(Image.fromarray(depth), format="TIFF")
+
+
+def millimetres(depth_m: Float[np.ndarray, "H W"]) -> UInt16[np.ndarray, "H W"]:
+    """Metres as a LeRobot depth image stores them: whole millimetres, 0 where nothing is known or it is beyond 65.5 m."""
+    steps = np.nan_to_num(np.rint(depth_m.astype(np.float64) * 1000.0), nan=0.0)
+    return np.where((steps > 0) & (steps <= 65535), steps, 0).astype(np.uint16)
+
+
+def depth_feature(key: str, shape: tuple[int, int], fps: float | int, video: bool) -> Feature:
+    """A depth feature of (height, width): 12-bit video, or 16-bit images in millimetres (`millimetres`)."""
+    names = ["height", "width", "channels"]
+    if video:
+        info = video_info((shape[1], shape[0]), fps, "hevc", DEPTH_DEFAULTS)
+        return Feature(key, "video", (*shape, 1), names, info)
+    return Feature(key, "image", (*shape, 1), names, {"is_depth_map": True, "depth_unit": "mm"})
 
 
 def _saved(picture: Image.Image, **options: Any) -> bytes:

@@ -21,11 +21,10 @@ from PIL import Image
 from traceworld.errors import InvalidInputError
 from traceworld.geometry.cameras import world_to_uvz
 from traceworld.traces.lerobot.columns import PROVENANCE_KEY, read_robot_columns
-from traceworld.traces.lerobot.encode import Codec, jpeg_bytes, png_bytes, video_info
+from traceworld.traces.lerobot.encode import Codec, depth_feature, jpeg_bytes, millimetres, png_bytes, video_info
 from traceworld.traces.lerobot.from_demonstrations import Pictures
 from traceworld.traces.lerobot.language import rows_of_events
 from traceworld.traces.lerobot.layout import ACTION, IMAGES, INDEX_FEATURES, PERSISTENT, STATE, Feature
-from traceworld.traces.lerobot.videos import DEPTH_DEFAULTS
 from traceworld.traces.lerobot.writer import Episode, write_episodes
 from traceworld.traces.media import frames_with_pictures, read_depth, read_frame
 from traceworld.traces.schema import provenance_to_json
@@ -129,7 +128,7 @@ class _Plan:
             features.append(_picture_feature(image_key, size, rate, pictures, codec))
             if depth_shape is not None:
                 depth_key = f"{image_key}_depth"
-                features.append(_depth_feature(depth_key, depth_shape, rate, pictures))
+                features.append(depth_feature(depth_key, depth_shape, rate, pictures == "video"))
         robot = _robot_features(first)
         features += robot
         if policy_data:
@@ -170,14 +169,6 @@ def _picture_feature(key: str, size: tuple[int, int], fps: float | int, pictures
     info = video_info(size, fps, codec, None) if pictures == "video" else {}
     dtype = "video" if pictures == "video" else "image"
     return Feature(key, dtype, (size[1], size[0], 3), ["height", "width", "channels"], info)
-
-
-def _depth_feature(key: str, shape: tuple[int, int], fps: float | int, pictures: Pictures) -> Feature:
-    names = ["height", "width", "channels"]
-    if pictures == "video":
-        info = video_info((shape[1], shape[0]), fps, "hevc", DEPTH_DEFAULTS)
-        return Feature(key, "video", (*shape, 1), names, info)
-    return Feature(key, "image", (*shape, 1), names, {"is_depth_map": True, "depth_unit": "mm"})
 
 
 def _trace_features(N: int, camera: str, pictured: bool) -> list[Feature]:
@@ -344,7 +335,4 @@ class _ClipPictures:
                 f"is {depth.shape}, not {feature.shape[:2]} as in the first clip",
                 where=f"clip {self.clip.clip_id}, depth of frame {shown}",
             )
-        if feature.dtype == "video":
-            return depth
-        millimetres = np.nan_to_num(np.rint(depth * 1000.0), nan=0.0)
-        return np.where(millimetres <= 65535, millimetres, 0).astype(np.uint16)
+        return depth if feature.dtype == "video" else millimetres(depth)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -11,12 +11,13 @@ import numpy as np
 
 from traceworld.errors import InvalidInputError
 from traceworld.traces.demonstrations import Demonstration, Demonstrations
-from traceworld.traces.lerobot.encode import Codec, jpeg_bytes, png_bytes, video_info
+from traceworld.traces.lerobot.encode import Codec, depth_feature, jpeg_bytes, millimetres, png_bytes, video_info
 from traceworld.traces.lerobot.layout import ACTION, IMAGES, STATE, Feature
 from traceworld.traces.lerobot.writer import Episode, write_episodes
 from traceworld.traces.robot import ActionSpec
 
 Pictures = Literal["video", "png", "jpeg"]
+_DEPTH = "_depth"
 
 
 def write_lerobot(
@@ -32,8 +33,9 @@ def write_lerobot(
 ) -> Path:
     """Write demonstrations as a LeRobot v3.0 dataset that unmodified LeRobot loads, edits and trains on.
 
-    Features: `observation.state`, `action`, one `observation.images.<camera>` per camera, and `next.success` (true on
-    the last frame of an episode that succeeded) if every episode says whether it did.
+    Features: `observation.state`, `action`, one `observation.images.<camera>` per camera, `<camera>_depth` beside it where
+    the first episode has depth (12-bit video to 10 m, or millimetres), and `next.success` (true on the last frame of an
+    episode that succeeded) if every episode says whether it did.
 
     Args:
         demonstrations: a set of them, or any iterable (then with `spec`), e.g. episodes as a simulator records them. All
@@ -59,9 +61,9 @@ def write_lerobot(
     except StopIteration:
         raise InvalidInputError("no episode was given", where="write_lerobot") from None
     features = _features(first, spec, pictures, codec)
-    keys = {feature.key for feature in features}
+    by_key = {feature.key: feature for feature in features}
     return write_episodes(
-        (_episode(demonstration, first, keys) for demonstration in itertools.chain([first], episodes)),
+        (_episode(demonstration, first, by_key) for demonstration in itertools.chain([first], episodes)),
         folder,
         features,
         first.fps,
@@ -90,15 +92,20 @@ def _features(first: Demonstration, spec: ActionSpec | None, pictures: Pictures,
         info = video_info((shape[1], shape[0]), first.fps, codec, None) if pictures == "video" else {}
         dtype = "video" if pictures == "video" else "image"
         features.append(Feature(IMAGES + camera, dtype, shape, ["height", "width", "channels"], info))
+    for camera in first.depth_cameras:
+        height, width = first.depth_m(camera, 0).shape
+        features.append(depth_feature(IMAGES + camera + _DEPTH, (height, width), first.fps, pictures == "video"))
     if first.success is not None:
         features.append(Feature("next.success", "bool", (1,)))
     return features
 
 
-def _episode(demonstration: Demonstration, first: Demonstration, keys: set[str]) -> Episode:
+def _episode(demonstration: Demonstration, first: Demonstration, features: Mapping[str, Feature]) -> Episode:
     where = f"episode {demonstration.episode_id}"
     if demonstration.fps != first.fps or demonstration.cameras != first.cameras:
         raise InvalidInputError("has another frame rate or other cameras than the first episode", where=where)
+    if demonstration.depth_cameras != first.depth_cameras:
+        raise InvalidInputError("has depth of other cameras than the first episode", where=where)
     if (demonstration.success is None) != (first.success is None):
         raise InvalidInputError("only some episodes say whether they succeeded", where=where)
     columns = {ACTION: demonstration.action, STATE: demonstration.state}
@@ -109,6 +116,14 @@ def _episode(demonstration: Demonstration, first: Demonstration, keys: set[str])
         demonstration.episode_id,
         demonstration.instruction,
         len(demonstration),
-        {key: values for key, values in columns.items() if key in keys},
-        lambda key, frame: demonstration.read_frame(key.removeprefix(IMAGES), frame),
+        {key: values for key, values in columns.items() if key in features},
+        lambda key, frame: _picture(demonstration, features[key], frame),
     )
+
+
+def _picture(demonstration: Demonstration, feature: Feature, frame: int) -> np.ndarray:
+    camera = feature.key.removeprefix(IMAGES)
+    if not feature.is_depth:
+        return demonstration.read_frame(camera, frame)
+    depth = demonstration.depth_m(camera.removesuffix(_DEPTH), frame)
+    return depth if feature.dtype == "video" else millimetres(depth)

@@ -30,7 +30,7 @@ class LeRobotDemonstrations:
 
     Attributes:
         name: the folder. spec: what actions and states mean; bounds are the smallest and largest action recorded.
-        cameras: name here → feature key.
+        cameras: name here → feature key. depths: the same of their metric depth, for those that have it.
 
     Raises:
         DatasetError: a file is missing or damaged, or a field is impossible (both are named).
@@ -49,6 +49,8 @@ class LeRobotDemonstrations:
         self.layout = read_layout(folder)
         self.name = str(folder)
         self.cameras = chosen_cameras(self.layout, cameras)
+        found = {name: depth_of(self.layout, key) for name, key in self.cameras.items()}
+        self.depths = {name: key for name, key in found.items() if key is not None}
         self._state = self.layout.features.get(state)
         self._action = _number_feature(self.layout, action)
         self._rows = read_episodes(self.layout)
@@ -91,6 +93,8 @@ class LeRobotDemonstrations:
             cameras=tuple(self.cameras),
             read_frame=_FrameReader(pictures, self.cameras),
             success=success,
+            depth_cameras=tuple(self.depths),
+            read_depth=_DepthReader(pictures, self.depths) if self.depths else None,
         )
 
     def _columns(self) -> list[Feature]:
@@ -151,9 +155,29 @@ class _FrameReader:
         return self._pictures.image(self._keys[camera], frame)
 
 
+class _DepthReader:
+    """Reads metres by the camera's name here."""
+
+    def __init__(self, pictures: EpisodePictures, keys: Mapping[str, str]):
+        self._pictures, self._keys = pictures, dict(keys)
+
+    def __call__(self, camera: str, frame: int) -> Float32[np.ndarray, "_h _w"]:
+        return self._pictures.depth(self._keys[camera], frame)
+
+
 def short_name(key: str) -> str:
     """The name of a camera by its feature key: `observation.images.top` → `top`."""
     return key.rsplit(".", 1)[-1]
+
+
+def depth_of(layout: Layout, key: str) -> str | None:
+    """The depth feature of a camera: the one that bears its name, or the only one beside the only camera."""
+    depths = layout.depth_keys()
+    bare = short_name(key).replace("rgb", "").replace("color", "").strip("_-.")
+    for candidate in depths:
+        if short_name(candidate).replace("depth", "").strip("_-.") == bare:
+            return candidate
+    return depths[0] if len(depths) == 1 and len(layout.cameras()) == 1 else None
 
 
 def chosen_cameras(layout: Layout, cameras: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:

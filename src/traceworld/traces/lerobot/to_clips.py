@@ -24,7 +24,7 @@ from traceworld.traces.lerobot.language import events_of_rows, events_of_runs
 from traceworld.traces.lerobot.layout import PERSISTENT, Layout, read_layout
 from traceworld.traces.lerobot.own_export import clip_of_export, robot_features
 from traceworld.traces.lerobot.picture_files import store_pictures
-from traceworld.traces.lerobot.reader import chosen_cameras, short_name
+from traceworld.traces.lerobot.reader import chosen_cameras, depth_of
 from traceworld.traces.lerobot.videos import frame_times
 from traceworld.traces.types import Cameras, Clip, Event, Media, Traces
 from traceworld.traces.writer import DatasetWriter
@@ -100,18 +100,9 @@ def _items(
         chosen = {"": None} if CLIP in layout.features and not layout.cameras() else chosen_cameras(layout, cameras)
         for row in read_episodes(layout)[:max_episodes]:
             for camera, key in chosen.items():
-                depth_key = _depth_of(layout, key) if depth and key else None
+                depth_key = depth_of(layout, key) if depth and key else None
                 source = _Source(layout, row, tasks, subtasks, key, depth_key)
                 yield "/".join(filter(None, [name, f"episode_{row.index:06d}", camera])), source
-
-
-def _depth_of(layout: Layout, key: str) -> str | None:
-    depths = layout.depth_keys()
-    bare = short_name(key).replace("rgb", "").replace("color", "").strip("_-.")
-    for candidate in depths:
-        if short_name(candidate).replace("depth", "").strip("_-.") == bare:
-            return candidate
-    return depths[0] if len(depths) == 1 and len(layout.cameras()) == 1 else None
 
 
 @dataclass(frozen=True)

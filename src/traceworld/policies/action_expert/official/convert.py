@@ -104,6 +104,7 @@ def convert_policy(
     """Convert a released `checkpoint.pt`. Ours names its μ0 and holds what was trained.
 
     Args:
+        checkpoint: the file, or a folder that holds it, also as `final/checkpoint.pt`.
         mu0: checkpoint folder of the released μ0, converted (`traceworld convert mu0`).
         spec: what its actions mean; their number is not in the file, which pads them to 32.
         chunk: actions per chunk, which is not in the file either. use_trace: False: its "w/o Trace".
@@ -112,7 +113,7 @@ def convert_policy(
         CheckpointError: the file is no such checkpoint, or needs more than the restricted loader makes; tensors are unknown,
             missing or of another shape (named); the μ0 is not the released one.
     """
-    path = Path(checkpoint)
+    path = _file(Path(checkpoint))
     state, step = _load(path)
     trained = {name: tensor for name, tensor in state.items() if not name.startswith(_FROZEN)}
     left_out = sorted(set(state) - set(trained))
@@ -196,6 +197,17 @@ def _check_fit(ours: Mapping[str, Tensor], config: PolicyConfig, mu0: Mu0Config,
     if wrong:
         faults = [f"{name} is {found.get(name, 'missing')}, not {wanted.get(name, 'known')}" for name in wrong[:5]]
         raise CheckpointError("; ".join(faults), where=str(path), mend="give the μ0 it was trained on")
+
+
+def _file(place: Path) -> Path:
+    if not place.is_dir():
+        return place
+    found = [path for name in ("checkpoint.pt", "final/checkpoint.pt") if (path := place / name).is_file()]
+    if not found:
+        raise CheckpointError(
+            "holds no checkpoint.pt and no final/checkpoint.pt", where=str(place), mend="give the file itself"
+        )
+    return found[0]
 
 
 def _load(path: Path) -> tuple[dict[str, Tensor], int]:

@@ -23,6 +23,7 @@ _SWITCHES: dict[str, Any] = {
     "head.prefix_sees_time": True,
     "proprioception": "linear",
     "normalise": "none",
+    "depth": False,
 }
 """Dotted field → value. Without these a config cannot say `compat="official"`."""
 
