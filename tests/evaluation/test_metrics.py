@@ -62,7 +62,7 @@ def test_equals_the_plain_definitions(seed, dims):
 def test_all_prefixes_of_one_table(seed, T):
     rng = np.random.default_rng(seed)
     a, b = rng.normal(size=(2, 3, T, 2))
-    dtw, frechet = metrics._prefix_alignments(a, b)
+    dtw, frechet = metrics.prefix_alignments(a, b)
     for p in range(3):
         for i in range(1, T + 1):
             assert dtw[i - 1, p] / i == pytest.approx(dtw_reference(a[p, :i], b[p, :i]))

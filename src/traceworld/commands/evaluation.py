@@ -1,4 +1,4 @@
-"""Benchmarks: eval forecast, eval tracks."""
+"""Benchmarks: eval forecast, eval tracks, eval tracespatial."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg, subcommand
 
 from traceworld.commands.printing import emit
+from traceworld.commands.tracespatial import EvalTracespatial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +92,8 @@ class Eval:
 
     command: Annotated[
         Annotated[EvalForecast, subcommand("forecast", prefix_name=False)]
-        | Annotated[EvalTracks, subcommand("tracks", prefix_name=False)],
+        | Annotated[EvalTracks, subcommand("tracks", prefix_name=False)]
+        | Annotated[EvalTracespatial, subcommand("tracespatial", prefix_name=False)],
         arg(name=""),
     ]
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from traceworld.errors import ConfigError, InvalidInputError
+from traceworld.geometry.alignment import prefix_alignments
 
 METRICS = ("ade", "fde", "dtw", "fd")
 DIMS = {"uvz": slice(0, 3), "uv": slice(0, 2), "z": slice(2, 3)}
@@ -40,35 +41,6 @@ def _reference(a, b, join) -> float:
             before = [table[x, y] for x, y in ((i - 1, j), (i, j - 1), (i - 1, j - 1)) if x >= 0 and y >= 0]
             table[i, j] = join(min(before), cost) if before else cost
     return float(table[-1, -1])
-
-
-def _prefix_alignments(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """DTW cost (not divided) and Fréchet distance of every pair of equally long prefixes: two arrays [T,P] from [P,T,d].
-
-    The tables are filled along anti-diagonals, all pairs at once; entry (i, i) is the answer for prefixes of i + 1 steps, so
-    one pass serves every horizon.
-    """
-    P, T, d = a.shape
-    cost = np.zeros((T, T, P))
-    for axis in range(d):
-        cost += (a[:, :, axis].T[:, None] - b[:, :, axis].T[None]) ** 2
-    np.sqrt(cost, out=cost)
-    cells = cost.reshape(T * T, P)
-    dtw, frechet = np.empty((T, P)), np.empty((T, P))
-    # Rows i + 1 of a diagonal hold cell (i, diagonal - i); row 0 and rows off the table stay infinite.
-    tables = [[np.full((T + 1, P), np.inf) for _ in range(3)] for _ in range(2)]
-    for diagonal in range(2 * T - 1):
-        low, high = max(0, diagonal - T + 1), min(diagonal, T - 1)
-        here = cells[low * T + diagonal - low : high * T + diagonal - high + 1 : max(T - 1, 1)]
-        for (older, old, new), join, out in zip(tables, (np.add, np.maximum), (dtw, frechet), strict=True):
-            before = np.minimum(old[low : high + 1], old[low + 1 : high + 2])  # from (i-1, j) and (i, j-1)
-            np.minimum(before, older[low : high + 1], out=before)  # from (i-1, j-1)
-            new.fill(np.inf)
-            new[low + 1 : high + 2] = here if diagonal == 0 else join(before, here)
-            if diagonal % 2 == 0:
-                out[diagonal // 2] = new[diagonal // 2 + 1]
-        tables = [[old, new, older] for older, old, new in tables]
-    return dtw, frechet
 
 
 def _compressed(values: np.ndarray, order: np.ndarray) -> np.ndarray:
@@ -125,7 +97,7 @@ def forecast_metrics_per_keypoint(
     dtw, frechet = np.empty((S * K, T)), np.empty((S * K, T))
     chunk = max(1, _CHUNK_BYTES // (8 * T * T)) if T else 1
     for at in range(0, S * K if T else 0, chunk):
-        one_dtw, one_frechet = _prefix_alignments(pairs_a[at : at + chunk], pairs_b[at : at + chunk])
+        one_dtw, one_frechet = prefix_alignments(pairs_a[at : at + chunk], pairs_b[at : at + chunk])
         dtw[at : at + chunk], frechet[at : at + chunk] = one_dtw.T, one_frechet.T
     tables = {"ade": running, "fde": distance, "dtw": dtw.reshape(S, K, T), "fd": frechet.reshape(S, K, T)}
 

@@ -1,0 +1,1 @@
+"""Scenes with geometry → spatial traces, questions and reasoning chains, each answer checked (RoboTracer's data)."""
