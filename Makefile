@@ -11,7 +11,7 @@ PIP_ARGS ?=
 export MUJOCO_GL ?= egl
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup dev system browser demo test test-slow test-openpi test-lerobot test-ray lint format types constraints clean
+.PHONY: help setup dev system browser demo test test-slow test-openpi test-lerobot test-ray test-robotracer lint format types constraints clean
 
 help:
 	@echo 'make demo [INPUT=path]  set up and run the main job; writes $(OUT)/report.html'
@@ -19,6 +19,7 @@ help:
 	@echo 'make test-slow          the slow tests'
 	@echo 'make test-openpi        the published openpi client against the policy server (own environment)'
 	@echo 'make test-ray           extraction on Ray, with workers that are killed (installs Ray into .venv)'
+	@echo 'make test-robotracer    fine-tuning and reinforcement of RoboTracer through TRL (installs it into .venv)'
 	@echo 'make test-lerobot       LeRobot reads, edits and trains on what is exported (own Python 3.12 environment)'
 	@echo 'make lint               ruff (lint, format) and mypy'
 	@echo 'make setup | dev        only install (for use | for development)'
@@ -66,6 +67,10 @@ test-openpi: dev system
 test-ray: dev system
 	$(BIN)/pip install -q $(PIP_ARGS) -e '.[ray]'
 	$(BIN)/python -m pytest -q --timeout 1800 tests/extract/test_ray_workers.py tests/extract/test_faults.py
+
+test-robotracer: dev
+	$(BIN)/pip install -q $(PIP_ARGS) trl==1.16.0 peft==0.21.2 accelerate==1.15.0 datasets==5.2.0
+	$(BIN)/python -m pytest -q --timeout 1800 tests/training/robotracer
 
 # LeRobot needs Python 3.12 and an older torch. Its torch is the default one without the CUDA packages (see cpu_torch.py).
 PYTHON312 ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python) python3.12)

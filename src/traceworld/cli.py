@@ -19,6 +19,7 @@ from traceworld.commands.exchange import Export, Import, Pull, Push
 from traceworld.commands.house import Demo, Doctor
 from traceworld.commands.jobs import Jobs
 from traceworld.commands.models import Convert, Predict, Train
+from traceworld.commands.robotracer import TrainRoboTracerRft, TrainRoboTracerSft
 from traceworld.commands.robots import Rollout, TrainPolicy
 from traceworld.commands.serving import Serve
 from traceworld.commands.simulation import Sim
@@ -35,6 +36,8 @@ Command = (
     | Annotated[Tracespatial, subcommand("tracespatial", prefix_name=False)]
     | Annotated[Train, subcommand("train", prefix_name=False)]
     | Annotated[TrainPolicy, subcommand("train-policy", prefix_name=False)]
+    | Annotated[TrainRoboTracerSft, subcommand("train-robotracer-sft", prefix_name=False)]
+    | Annotated[TrainRoboTracerRft, subcommand("train-robotracer-rft", prefix_name=False)]
     | Annotated[Predict, subcommand("predict", prefix_name=False)]
     | Annotated[Eval, subcommand("eval", prefix_name=False)]
     | Annotated[Rollout, subcommand("rollout", prefix_name=False)]
@@ -48,6 +51,9 @@ Command = (
     | Annotated[Doctor, subcommand("doctor", prefix_name=False)]
 )
 
+_TRAINED = ("policy", "robotracer-sft", "robotracer-rft")
+"""What `train` can train beside trace models."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code (the console script exits with it)."""
@@ -57,8 +63,8 @@ def main(argv: list[str] | None = None) -> int:
 
         sys.stdout.write(f"traceworld {__version__}\n")
         return 0
-    if argv[:2] == ["train", "policy"]:  # `train` takes folders: one of this name is `./policy`
-        argv = ["train-policy", *argv[2:]]
+    if argv[:1] == ["train"] and argv[1:2] and argv[1] in _TRAINED:  # `train` takes folders: one of this name is `./policy`
+        argv = [f"train-{argv[1]}", *argv[2:]]
     os.environ.setdefault("MUJOCO_GL", "egl")
     command = tyro.cli(
         Command,

@@ -33,6 +33,8 @@ def describe_predictor(name_or_path: str) -> dict[str, Any]:
     model = getattr(predictor, "model", None)
     if model is None:
         return {"name": predictor.name, "kind": "baseline", "parameters": {"total": 0, "trainable": 0}}
+    if model.kind == "robotracer":  # its checkpoints have no normalisation
+        return predictor.describe()  # type: ignore[attr-defined]
     from traceworld.models.checkpoint import load_checkpoint
 
     shipped = WEIGHTS / name_or_path

@@ -231,6 +231,7 @@ def _record(scene: Scene, question: Question, program: Mapping[str, Any], number
         "family": question.family,
         "steps": question.steps,
         "metric": question.metric,
+        "metric_depth": scene.metric,
         "scene_id": scene.scene_id,
         "source": scene.source,
         "outdoor": scene.outdoor,
