@@ -77,6 +77,7 @@ def test_other_models_are_refused():
         wasteful_sample(Mu0Model(mu0_config("nano")), {}, torch.zeros(1, 1, 1, 10, 3))
 
 
+@pytest.mark.slow
 def test_the_headline_protocol_at_released_size():
     """Dossier §4.8, N=16, neither depth nor history: 4.1 and 20.5 TFLOP against 2.2 and 2.5. Counted on the meta device."""
     subject = predictor(config_of("large-official"), "meta", read=released_words)

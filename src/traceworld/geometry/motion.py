@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 
-
 EXACT_UP_TO = 1024
 """Frames up to which every pair of positions is compared."""
 _DIRECTIONS = 256

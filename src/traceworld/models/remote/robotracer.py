@@ -27,9 +27,9 @@ from traceworld.models.baselines.anchors import anchor_uvz
 from traceworld.models.remote.address import parse_address, read_options
 from traceworld.models.remote.answers import Answer, AnswerCache, Usage
 from traceworld.models.remote.drawing import base64_text, depth_range, nearness, png
-from traceworld.perception.http_json import Patience, Reply, post_json
 from traceworld.models.remote.parsing import MAX_DEPTH_M, SCALE, read_path
 from traceworld.models.remote.prompts import METRIC, SPACES, thousandths
+from traceworld.perception.http_json import Patience, Reply, post_json
 from traceworld.traces.atomic import write_atomically
 from traceworld.traces.types import Observation, TracePrediction
 

@@ -19,9 +19,9 @@ from traceworld.models.baselines.anchors import anchor_uvz
 from traceworld.models.remote.address import parse_address, read_options
 from traceworld.models.remote.answers import Answer, AnswerCache, Usage
 from traceworld.models.remote.drawing import base64_text, coloured_depth, depth_range, enlarged, numbered, png
-from traceworld.perception.http_json import Patience, Reply, post_json
 from traceworld.models.remote.parsing import Waypoints, read_waypoints
 from traceworld.models.remote.prompts import IMAGE, METRIC, SPACES, question, thousandths, waypoint_steps
+from traceworld.perception.http_json import Patience, Reply, post_json
 from traceworld.traces.types import Observation, TracePrediction
 
 KEY_VARIABLE = "OPENAI_API_KEY"
