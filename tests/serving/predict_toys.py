@@ -6,7 +6,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from traceworld.serving.predict_app import PredictServerConfig, build_app, listen, make_server
+from traceworld.serving.http_app import listen, make_server
+from traceworld.serving.predict_app import PredictServerConfig, build_app
 from traceworld.traces.types import TracePrediction
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from traceworld.models.baselines.anchors import anchor_uvz
-from traceworld.serving.predict_app import listen, make_server
+from traceworld.serving.http_app import listen, make_server
 from traceworld.serving.query_app import QueryServerConfig, build_query_app
 from traceworld.traces.types import TracePrediction
 

@@ -17,7 +17,8 @@ from PIL import Image
 from predict_toys import Flow, FlowOfMany, predict_server
 
 from traceworld.errors import ConfigError
-from traceworld.serving.predict_app import PredictServerConfig, listen
+from traceworld.serving.http_app import listen
+from traceworld.serving.predict_app import PredictServerConfig
 
 rng = np.random.default_rng(0)
 IMAGE = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
