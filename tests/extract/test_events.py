@@ -261,3 +261,28 @@ def test_smoothing_is_savitzky_golay_on_even_times_and_stands_a_gap():
     grid, values = smooth(signal, gap, 0.55)
     assert len(grid) <= 20 * 60
     assert np.isfinite(values).all()
+
+
+def test_a_camera_that_looks_round_sees_every_action():
+    """A camera turns by half a circle while actions go on in front of it: each is as strong as for a camera that stands."""
+    time_s = np.arange(240) / 30
+    angle = np.pi * time_s / time_s[-1]
+    still = traces_of(bursts(time_s, (1.5, 4.0, 6.5)))
+    poses = np.repeat(np.eye(4)[None], len(time_s), 0)
+    poses[:, 0, 0] = poses[:, 2, 2] = np.cos(angle)
+    poses[:, 0, 2], poses[:, 2, 0] = np.sin(angle), -np.sin(angle)
+    world_from_cam = np.linalg.inv(poses)
+    # The same motion in front of wherever the camera looks at the time of each action.
+    xyz = np.empty_like(still.xyz_world)
+    for low, high, at in ((0, 82, 45), (82, 158, 120), (158, 240, 195)):
+        xyz[low:high] = still.xyz_world[low:high] @ world_from_cam[at, :3, :3].T
+    known = np.ones(xyz.shape[:2], bool)
+    known[[81, 82, 157, 158]] = False  # the scene changes there
+    turning = Traces(xyz, known, known.copy(), still.part_id, still.moving, still.query_frame)
+    K = cameras_of(1).K
+    cameras = Cameras(np.repeat(K, len(time_s), 0), poses, 640, 480)
+    expected = acceleration_signal(still, cameras_of(len(time_s)), time_s)
+    found = acceleration_signal(turning, cameras, time_s)
+    for centre in (1.5, 4.0, 6.5):
+        near = np.abs(time_s - centre) < 0.4
+        assert found[near].max() == pytest.approx(expected[near].max(), rel=0.25)

@@ -20,6 +20,8 @@ QUIET = 0.05
 FIT_WINDOW_S = 0.3
 """Positions within this time are fitted by one parabola whose curvature is the acceleration."""
 _REPEAT_WIDTHS = 1e-4
+_VIEW_FRAMES = 32
+"""With a camera that moves, so many frames are seen by the one in their middle."""
 _GRID_FACTOR = 20
 
 
@@ -40,18 +42,20 @@ class EventCut:
     peaks: tuple[int, ...]
 
 
-def reference_widths(traces: Traces, cameras: Cameras, lambda_z: float = 0.1) -> Float[np.ndarray, "T N 3"]:
-    """Traces seen by the first frame's camera, in image widths; NaN where not valid.
+def reference_widths(
+    traces: Traces, cameras: Cameras, lambda_z: float = 0.1, frame: int = 0, frames: slice = slice(None)
+) -> Float[np.ndarray, "T N 3"]:
+    """Traces over `frames` seen by the camera of `frame`, in image widths; NaN where not valid.
 
     Depth is weighted by `lambda_z` (A.2) after it is turned into the sideways motion, in image widths, that the same length
     has at the point's mean depth. So no axis depends on resolution or on the unit of the reconstruction.
     """
-    xyz = project(traces.xyz_world.astype(np.float64), cameras.K[0], cameras.cam_from_world[0])
-    xyz[~traces.valid] = np.nan
+    xyz = project(traces.xyz_world[frames].astype(np.float64), cameras.K[frame], cameras.cam_from_world[frame])
+    xyz[~traces.valid[frames]] = np.nan
     xyz[~np.isfinite(xyz).all(-1)] = np.nan
     count = np.isfinite(xyz[..., 2]).sum(0)
     mean_z = np.nansum(xyz[..., 2], 0) / np.maximum(count, 1)
-    per_metre = cameras.K[0, 0, 0] / np.where(count > 0, mean_z, 1.0)
+    per_metre = cameras.K[frame, 0, 0] / np.where(count > 0, mean_z, 1.0)
     xyz[..., 2] *= lambda_z * per_metre
     return xyz / cameras.width
 
@@ -116,15 +120,34 @@ def acceleration_signal(
     moving = traces.moving
     if T < 3 or not moving.any():
         return np.zeros(T)
-    positions = reference_widths(traces, cameras, lambda_z)[:, moving]
-    positions[repeated_frames(positions)] = np.nan
-    values = accelerations(positions, time_s)
+    size = T if cameras.static else _VIEW_FRAMES
+    pieces = [
+        _seen_together(traces, cameras, time_s, lambda_z, start, min(start + size, T)) for start in range(0, T, size)
+    ]
+    values = np.concatenate(pieces)[:, moving]
     known = np.isfinite(values)
     has = known.any(1)
     if not has.any():
         return np.zeros(T)
     mean = np.where(known, values, 0).sum(1) / np.maximum(known.sum(1), 1)
     return np.interp(time_s, time_s[has], mean[has])
+
+
+def _seen_together(
+    traces: Traces, cameras: Cameras, time_s: np.ndarray, lambda_z: float, start: int, stop: int
+) -> Float[np.ndarray, "t N"]:
+    """Accelerations [stop − start,N] of the moving points (NaN for others) as one camera of these frames sees them.
+
+    The clip's first camera would do for one that hardly turns. What a head that looks round has left behind has no place there.
+    """
+    low = max(0, min(start - 1, int(np.searchsorted(time_s, time_s[start] - FIT_WINDOW_S))))
+    high = max(stop + 1, int(np.searchsorted(time_s, time_s[stop - 1] + FIT_WINDOW_S, side="right")))
+    frames = slice(low, min(high, len(time_s)))
+    view = 0 if cameras.static else (start + stop) // 2
+    positions = reference_widths(traces, cameras, lambda_z, view, frames)
+    positions[:, ~traces.moving] = np.nan
+    positions[repeated_frames(positions)] = np.nan
+    return accelerations(positions, time_s[frames])[start - low : stop - low]
 
 
 def smooth(
