@@ -8,15 +8,15 @@ import pytest
 from traceworld.errors import ConfigError, MissingExtraError, MissingWeightsError, TraceworldError
 from traceworld.extract.config import ExtractConfig
 from traceworld.perception import catalogue, chunks, interfaces, registry
-from traceworld.perception.registry import BackendSpec, parse_choice
+from traceworld.perception.backend_spec import LICENCE_CLASSES, BackendSpec
+from traceworld.perception.registry import parse_choice
 from traceworld.perception.weights import FOLDER_VARIABLE, Weights
 
 
 @pytest.fixture(autouse=True)
 def own_registry(monkeypatch):
     """Every test gets a registry that no other test has written to."""
-    monkeypatch.setattr(registry, "_specs", {})
-    monkeypatch.setattr(registry, "_catalogue_loaded", False)
+    monkeypatch.setattr(registry, "_specs", dict(registry._specs))
     monkeypatch.setattr(registry, "_third_party_loaded", False)
     monkeypatch.setattr(registry, "_held", {})
 
@@ -49,7 +49,7 @@ def test_available_lists_all_with_licence_and_the_command_for_what_is_missing():
         assert registry.check(spec.kind, spec.name).ok
     for state in states:
         assert state.licence
-        assert state.licence_class in registry.LICENCE_CLASSES
+        assert state.licence_class in LICENCE_CLASSES
         assert state.ok == (state.reason == "") == (state.mend == "")
     assert {state.kind for state in registry.available("captions")} == {"captions"}
 

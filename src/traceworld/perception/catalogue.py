@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from traceworld.errors import ConfigError
+from traceworld.perception.backend_spec import BackendSpec, Gives
 from traceworld.perception.conventions import Native
-from traceworld.perception.registry import BackendSpec, Gives
 from traceworld.perception.weights import Weights
 
 _HERE = "traceworld.perception"
