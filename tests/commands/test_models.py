@@ -67,3 +67,12 @@ def test_a_missing_release_is_an_error_with_an_exit_code(tmp_path, capsys):
     assert main(words) == 1
     assert "does not exist" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_conditions_on_clips_reach_the_config_from_the_command_line():
+    import tyro
+
+    line = ["clips", "--out", "run", "--keep", "visible_fraction>=0.5", "captions!=template"]
+    config = tyro.cli(Train, args=line).config()
+    assert config.keep == ("visible_fraction>=0.5", "captions!=template")
+    assert tyro.cli(Train, args=line[:3]).config().keep == ()

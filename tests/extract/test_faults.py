@@ -149,12 +149,16 @@ def test_killed_workers_cost_nothing_but_time(executor, inputs, serial, tmp_path
     killer = Killer(marker, times=10)
     killer.start()
     try:
-        first = extract_many(given, tmp_path / "out", QUICK, executor=executor, workers=2, timeout_s=60.0, progress=False)
+        first = extract_many(
+            given, tmp_path / "out", QUICK, executor=executor, workers=2, timeout_s=60.0, progress=False
+        )
         killer.stop.set()
         killer.join()
         assert killer.killed >= 3
         before = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "out" / "clips").iterdir()}
-        again = extract_many(given, tmp_path / "out", QUICK, executor=executor, workers=2, timeout_s=60.0, progress=False)
+        again = extract_many(
+            given, tmp_path / "out", QUICK, executor=executor, workers=2, timeout_s=60.0, progress=False
+        )
     finally:
         killer.stop.set()
         if executor == "ray":

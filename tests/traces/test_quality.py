@@ -114,3 +114,17 @@ def test_training_keeps_to_the_conditions(dataset):
     with pytest.raises(ConfigError, match="no clip meets all"):
         open_training_data(config, (32, 32))
     assert dataclasses.replace(config, keep=()).keep == ()
+
+
+def test_a_condition_that_all_meet_changes_no_window(tmp_path):
+    from trace_clips import write_dataset
+
+    from traceworld.training.config import TrainConfig
+    from traceworld.training.sources import open_training_data
+
+    folder = str(write_dataset(tmp_path / "d"))
+    plain, kept = (
+        open_training_data(TrainConfig(data=(folder,), out="o", keep=keep, val_fraction=0.0), (32, 32))
+        for keep in ((), ("frames>=1", "keypoints>1"))
+    )
+    assert [len(source) for source in kept.train] == [len(source) for source in plain.train]

@@ -53,6 +53,8 @@ class Train:
     """Default: 1."""
     keypoints: tuple[int, int] | None = None
     """Least and most keypoints per window. Default: 1 256."""
+    keep: tuple[str, ...] | None = None
+    """Only clips whose quality figures meet all of these, as 'visible_fraction>=0.5' (`traceworld report` shows them). Default: all."""
     arc_weight: float | None = None
     """Share of windows on the arc-length clock; the others are on plain time. Default: 0.2."""
     init_from: str | None = None

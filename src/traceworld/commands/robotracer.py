@@ -20,7 +20,7 @@ class TrainRoboTracerSft:
     """Fine-tune a RoboTracer on training files in conversation format; goes on where a stopped run was."""
 
     data: Positional[tuple[Path, ...]]
-    """Training files (train.json of `traceworld data tracespatial`, or any in that format)."""
+    """Training files (train.json of `traceworld tracespatial build`, or any in that format)."""
     model: str
     """Checkpoint folder to start from, or the base for a new one: hub id (Qwen/Qwen2.5-VL-3B-Instruct) or its folder."""
     out: Path

@@ -112,7 +112,7 @@ def _figure_table(table: Quality) -> Table:
     for figure in FIGURES:
         if found := quantiles(table, figure):
             rows.append([figure, *(found[column] for column in columns)])
-    note = "Train on a part: `traceworld train --keep 'visible_fraction>=0.5' …`"
+    note = "Train on a part: `traceworld train DATASET --out RUN --keep 'visible_fraction>=0.5'`"
     return Table("Quality figures", ["figure", *columns], rows, note)
 
 
