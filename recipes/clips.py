@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from traceworld.errors import ConfigError
+from traceworld.traces.manifest import read_statuses
 from traceworld.traces.media import media_path
-from traceworld.traces.store import Dataset, DatasetWriter, open_dataset
-from traceworld.traces.writer import read_statuses
+from traceworld.traces.store import Dataset, open_dataset
+from traceworld.traces.writer import DatasetWriter
 
 
 def task_of(clip_id: str) -> str:

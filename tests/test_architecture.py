@@ -15,6 +15,7 @@ ROOMS = [
     "training", "evaluation", "serving", "viewer",
 ]  # fmt: skip
 EVERYWHERE = {"errors", "extras"}
+COMPAT = {"official", "compat"}
 ON_TOP = {"cli", "commands", "demo", "doctor"}  # compose all rooms; no room may import them
 
 
@@ -44,6 +45,53 @@ def test_a_room_imports_only_rooms_above_it(room):
     for path in files_of(room):
         below = imported_names(path) & (set(ROOMS) | ON_TOP) - allowed
         assert not below, f"{path.relative_to(SRC)} imports {sorted(below)}, which lie below '{room}'"
+
+
+def module_imports() -> dict[str, set[str]]:
+    """Module → modules of the house that it imports, in functions and for types too."""
+    modules = {
+        ".".join(("traceworld", *path.relative_to(SRC).with_suffix("").parts)): path for path in SRC.rglob("*.py")
+    }
+    modules = {name.removesuffix(".__init__"): path for name, path in modules.items()}
+    graph: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                parts = {f"{node.module}.{alias.name}" for alias in node.names} & modules.keys()
+                found |= parts or {node.module}
+        graph[name] = (found & modules.keys()) - {name}
+    return graph
+
+
+def circles(graph: dict[str, set[str]]) -> set[frozenset[str]]:
+    """Groups of modules that import each other, directly or through others."""
+    reach = {}
+    for start in graph:
+        todo, seen = list(graph[start]), set()
+        while todo:
+            if (name := todo.pop()) not in seen:
+                seen.add(name)
+                todo += graph[name]
+        reach[start] = seen
+    groups = {
+        frozenset(other for other in reach[name] if name in reach[other]) for name in graph if name in reach[name]
+    }
+    return groups
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """Only a compat mode may point back: the default path asks it, in one line, what differs."""
+    wrong = {group for group in circles(module_imports()) if not any(COMPAT & set(n.split(".")) for n in group)}
+    assert not wrong, [sorted(group) for group in wrong]
+
+
+def test_the_rule_against_circles_sees_one():
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}
+    assert circles(graph) == {frozenset("abc")}
+    assert not circles({"a": {"b"}, "b": {"c"}, "c": set()})
 
 
 def test_every_folder_is_a_known_room():

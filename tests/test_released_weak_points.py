@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from chat import GOOD, fails, says, serving
 from made_media import write_video
+from scripted_chat import GOOD, fails, says, serving
 from trace_clips import make_clip, picture, write_dataset
 
 from traceworld.errors import ConfigError, ExtractionError

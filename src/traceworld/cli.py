@@ -19,6 +19,7 @@ from traceworld.commands.exchange import Export, Import, Pull, Push
 from traceworld.commands.house import Demo, Doctor
 from traceworld.commands.jobs import Jobs
 from traceworld.commands.models import Convert, Predict, Train
+from traceworld.commands.recaption import Recaption
 from traceworld.commands.robotracer import TrainRoboTracerRft, TrainRoboTracerSft
 from traceworld.commands.robots import Rollout, TrainPolicy
 from traceworld.commands.serving import Serve
@@ -28,6 +29,7 @@ from traceworld.errors import ConfigError, TraceworldError
 
 Command = (
     Annotated[Extract, subcommand("extract", prefix_name=False)]
+    | Annotated[Recaption, subcommand("recaption", prefix_name=False)]
     | Annotated[Jobs, subcommand("jobs", prefix_name=False)]
     | Annotated[Info, subcommand("info", prefix_name=False)]
     | Annotated[Report, subcommand("report", prefix_name=False)]

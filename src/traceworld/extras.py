@@ -9,8 +9,10 @@ from traceworld.errors import MissingExtraError
 
 EXTRA_OF = {
     "transformers": "vlm",
+    "tokenizers": "vlm",
     "huggingface_hub": "hub",
     "h5py": "egodex",
+    "zarr": "egoverse",
     "ray": "ray",
     "mujoco": "sim",
     "gymnasium": "sim",

@@ -12,9 +12,10 @@ from rich.console import Console
 from traceworld.errors import ConfigError, DatasetError
 from traceworld.evaluation.forecast import evaluate_forecast, forecast_tables
 from traceworld.evaluation.slots import SlotChoice, choose_slots
-from traceworld.traces.store import DatasetWriter, open_dataset
+from traceworld.traces.store import open_dataset
 from traceworld.traces.types import TracePrediction
 from traceworld.traces.windows import WindowConfig
+from traceworld.traces.writer import DatasetWriter
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "traces"))
 from trace_clips import make_clip, write_dataset

@@ -14,9 +14,10 @@ from traceworld.evaluation.metrics import dtw_reference, frechet_reference
 from traceworld.evaluation.paper_protocol import PaperChoice, choose_paper_slots, paper_metrics, slot_order
 from traceworld.traces.batching import NO_INSTRUCTION
 from traceworld.traces.media import write_pictures
-from traceworld.traces.store import DatasetWriter, open_dataset
+from traceworld.traces.store import open_dataset
 from traceworld.traces.types import Event, TracePrediction
 from traceworld.traces.windows import WindowConfig, cut_window
+from traceworld.traces.writer import DatasetWriter
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "traces"))
 from trace_clips import make_clip, picture

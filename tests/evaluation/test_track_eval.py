@@ -13,8 +13,8 @@ from traceworld.evaluation.track_eval import evaluate_tracks, score_clip, tracks
 from traceworld.geometry.cameras import project
 from traceworld.sim.glue import traces_of
 from traceworld.sim.truth import read_truth
-from traceworld.traces.store import DatasetWriter
 from traceworld.traces.types import Cameras, Clip, Traces
+from traceworld.traces.writer import DatasetWriter
 
 T, W, H = 12, 80, 60
 K = np.array([[60.0, 0, 39.5], [0, 60.0, 29.5], [0, 0, 1]])

@@ -1,13 +1,26 @@
 """What parts did, in numbers that are known beforehand; levels of events; images for captioners that want them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from traceworld.errors import InvalidInputError
-from traceworld.extract.captioning import CaptionRecord, caption_events, motion_mask, part_motions, recaption
+from traceworld.extract.captioning import (
+    CaptionRecord,
+    caption_events,
+    merge_runs,
+    motion_mask,
+    part_motions,
+    picture_reader,
+    recaption,
+)
 from traceworld.perception.captions import TemplateCaptioner
 from traceworld.perception.interfaces import BackendInfo, Caption
+from traceworld.perception.language_captioner import LanguageCaptioner
 from traceworld.traces.types import Cameras, Clip, Event, Media, Traces
 
 T = 30
@@ -84,6 +97,29 @@ def test_levels():
     assert [(e.start, e.end, e.level) for e in few] == [(0, 6, 0), (6, 12, 0), (0, 12, 1)]
     one = caption_events([(0, 30)], scene(), CAMERAS, TIME_S, TemplateCaptioner())
     assert [e.level for e in one] == [0]
+
+
+@given(st.integers(2, 30), st.integers(2, 6), st.data())
+def test_runs_cover_all_events_and_tile_them_if_they_are_laid_end_to_end(count, window, data):
+    stride = data.draw(st.integers(1, window))
+    runs = [range(count)[run] for run in merge_runs(count, window, stride)]
+    assert sorted({event for run in runs for event in run}) == list(range(count))
+    assert [run.start for run in runs] == [stride * k for k in range(len(runs))]
+    assert all(len(run) == window for run in runs[:-1])
+    assert runs[-1].stop == count
+    if len(runs) > 1:
+        assert runs[-2].stop < count  # none beyond the one that reaches the end
+    if stride == window:
+        assert [event for run in runs for event in run] == list(range(count))
+
+
+def test_levels_laid_end_to_end():
+    spans = [(0, 6), (6, 12), (12, 18), (18, 24), (24, 30)]
+    captioner = TemplateCaptioner()
+    events = caption_events(spans, scene(), CAMERAS, TIME_S, captioner, merge_window=2, merge_stride=2)
+    assert [(e.start, e.end) for e in events if e.level == 1] == [(0, 12), (12, 24), (24, 30)]
+    assert next(e for e in events if (e.start, e.level) == (24, 1)).caption == events[4].caption  # nothing to merge
+    assert [(e.start, e.end) for e in events if e.level == 2] == [(0, 30)]
 
 
 def test_captioners_that_look_get_start_middle_end_and_the_motion_mask():
@@ -207,3 +243,33 @@ def test_captioning_again_tracks_and_cuts_nothing(tmp_path):
     assert again.provenance["seed"] == 3
     with pytest.raises(InvalidInputError, match="level 0"):
         recaption(stored_clip(tmp_path, ()), speaker)
+
+
+def test_pictures_are_shown_at_the_size_of_the_cameras(tmp_path):
+    """They may be stored larger: the motion mask would not fit them."""
+    clip = stored_clip(tmp_path, (Event(0, T, "old"),))
+    small = Cameras.still(K * [[0.5], [0.5], [1]], 320, 240, T)
+    half = replace(clip, cameras=small)
+    images = picture_reader(half)((0, 29))
+    assert [image.shape for image in images] == [(240, 320, 3)] * 2
+    assert images[1].mean() == 8 * 29
+    overlaid = []
+
+    class Tinting(LanguageCaptioner):
+        info = BackendInfo("captions", "tinting", "1", "MIT")
+
+        def say(self, prompt, images, merging):
+            overlaid.extend(images)
+            return "{}"
+
+    recaption(half, Tinting())
+    assert overlaid[0].shape == (240, 320, 3)
+    assert (overlaid[0][..., 0] > 50).any()
+
+
+def test_other_spans_may_be_given(tmp_path):
+    clip = stored_clip(tmp_path, (Event(0, T, "old"),))
+    again = recaption(clip, Speaker(), spans=[(0, 10), (10, 20), (20, T)], merge_window=2, merge_stride=2)
+    assert [(e.start, e.end, e.level) for e in again.events] == [
+        (0, 10, 0), (10, 20, 0), (20, T, 0), (0, 20, 1), (20, T, 1), (0, T, 2),
+    ]  # fmt: skip

@@ -169,7 +169,7 @@ def test_unforeseen_errors_are_recorded_and_the_batch_goes_on(inputs, tmp_path, 
 def test_a_worker_that_dies_or_hangs_fails_its_item_only(inputs, tmp_path, monkeypatch):
     from traceworld.extract.workers import Loss
 
-    def stand_in(items, work, workers, timeout_s):
+    def stand_in(items, work, workers, timeout_s, worn):
         for job in items:
             if "one" in job.item_id:
                 yield Loss(job, "died", -9, 1.0)
@@ -190,7 +190,14 @@ def test_a_worker_that_dies_or_hangs_fails_its_item_only(inputs, tmp_path, monke
 
 def test_impossible_options(inputs, tmp_path):
     good = [inputs / "good.mp4"]
-    for options in ({"executor": "dask"}, {"max_attempts": 0}, {"workers": 0}, {"workers": 2}, {"timeout_s": 3.0}):
+    for options in (
+        {"executor": "dask"},
+        {"max_attempts": 0},
+        {"workers": 0},
+        {"workers": 2},
+        {"timeout_s": 3.0},
+        {"gpus": 0.5},
+    ):
         with pytest.raises((ConfigError, TypeError)):
             extract_many(good, tmp_path / "out", QUICK, progress=False, **options)
     with pytest.raises(ConfigError, match="no input"):

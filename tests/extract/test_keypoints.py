@@ -5,10 +5,18 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traceworld.extract.keypoints import Representative, choose_keypoints, quotas, spread_points
+from traceworld.extract.keypoints import (
+    Representative,
+    choose_keypoints,
+    grid_keypoints,
+    grid_points,
+    quotas,
+    spread_points,
+)
 from traceworld.perception.entities import EntityMaps
 
 H, W = 240, 320
@@ -96,3 +104,45 @@ def test_points_seek_texture():
     assert ((xy[:, 0] >= 200) & (xy[:, 0] < 260) & (xy[:, 1] >= 100) & (xy[:, 1] < 140)).all()
     assert len(spread_points(np.zeros((H, W), bool), corner, 8, np.zeros((0, 2)))) == 0
     assert len(spread_points(np.ones((H, W), bool), corner, 0, np.zeros((0, 2)))) == 0
+
+
+@pytest.mark.parametrize(("side", "width", "height"), [(20, 640, 480), (2, 64, 48), (31, 33, 97)])
+def test_the_grid_is_that_of_traceforge(side, width, height):
+    """Row by row, from corner to corner (reference: linspace(0, W-1, g) × linspace(0, H-1, g))."""
+    xy = grid_points(side, width, height)
+    expected = [
+        (width - 1) / (side - 1) * (n % side) if axis == 0 else (height - 1) / (side - 1) * (n // side)
+        for n in range(side**2)
+        for axis in (0, 1)
+    ]
+    np.testing.assert_allclose(xy.ravel(), expected, atol=1e-9)
+
+
+def test_grid_points_know_the_entity_they_lie_on():
+    labels = np.full((2, 30, 40), -1, np.int32)
+    labels[0, 5:15, 20:30] = 7
+    labels[1] = 3  # later frames have no say
+    picked = grid_keypoints(EntityMaps(labels, frozenset({7})), 20, W, H, np.zeros((0, 2)))
+    assert len(picked) == 400
+    assert (picked.frame == 0).all()
+    inside = (
+        (picked.xy_px[:, 0] >= 160 - 0.5)
+        & (picked.xy_px[:, 0] < 240 - 0.5)
+        & (picked.xy_px[:, 1] >= 40 - 0.5)
+        & (picked.xy_px[:, 1] < 120 - 0.5)
+    )
+    assert inside.any()
+    np.testing.assert_array_equal(picked.part_id, np.where(inside, 7, -1))
+
+
+def test_a_later_chunk_fills_only_the_nodes_that_have_lost_their_point():
+    maps = EntityMaps(np.full((1, 30, 40), -1, np.int32), frozenset())
+    all_nodes = grid_points(5, W, H)
+    rng = np.random.default_rng(0)
+    nearby = all_nodes + rng.uniform(-0.4, 0.4, all_nodes.shape) * [(W - 1) / 4, (H - 1) / 4]
+    held = nearby.copy()
+    held[[3, 17]] = np.nan
+    held[8] = [-500.0, 20.0]  # left the picture
+    picked = grid_keypoints(maps, 5, W, H, held)
+    np.testing.assert_array_equal(picked.xy_px, all_nodes[[3, 8, 17]])
+    assert len(grid_keypoints(maps, 5, W, H, nearby)) == 0

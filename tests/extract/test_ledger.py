@@ -95,7 +95,10 @@ def test_the_summary_counts(inputs, tmp_path, capsys):
     assert (told["items"], told["ok"], told["skipped"], told["failed"]) == (3, 1, 1, 1)
     assert told["failed_by_stage"]["source"]["items"] == 1
     assert told["failed_by_stage"]["source"]["example"].startswith("words-")
-    assert told["seconds"]["total"] == told["seconds"]["median"] > 0
+    seconds = told["seconds"]
+    assert seconds["total"] == seconds["median"] > 0
+    assert {"source", "tracks", "events", "captions"} <= set(seconds["by_stage"])
+    assert seconds["by_stage"]["tracks"] <= sum(seconds["by_stage"].values()) <= seconds["total"] + 1e-6
     assert main(["jobs", "status", str(out)]) == 0
 
 

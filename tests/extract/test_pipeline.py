@@ -10,7 +10,9 @@ from PIL import Image
 
 from traceworld.errors import ConfigError, DepthError, MediaError
 from traceworld.extract.config import ExtractConfig
+from traceworld.extract.keypoints import grid_points
 from traceworld.extract.pipeline import extract_clip, failed_stage, read_images
+from traceworld.geometry.cameras import project
 from traceworld.perception.sources import open_source
 from traceworld.traces.media import read_depth, read_frame
 
@@ -157,3 +159,17 @@ def test_the_real_robot_clip():
     assert depth_m is not None
     assert depth_m.shape == (480, 640)
     assert np.isfinite(depth_m).mean() > 0.8
+
+
+def test_a_regular_grid_may_be_followed_instead_of_entities(video):
+    clip = extract_clip(video, ExtractConfig(num_keypoints=64, grid=8, tau_moving_px=20.0))
+    traces = clip.traces
+    assert traces.num_keypoints == 64
+    assert (traces.query_frame == 0).all()
+    seen = project(traces.xyz_world[0].astype(np.float64), clip.cameras.K[0], clip.cameras.cam_from_world[0])
+    np.testing.assert_allclose(seen[:, :2], grid_points(8, 160, 120), atol=1e-3)
+    on_square = ((seen[:, :2] > [14, 34]) & (seen[:, :2] < [46, 66])).all(1)
+    assert (traces.part_id[on_square] >= 0).all()
+    assert traces.moving[on_square].all()
+    assert not traces.moving[~on_square & (seen[:, 1] > 90)].any()
+    assert clip.provenance["config"]["grid"] == 8

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from made_media import moving_square, write_video
 
+from traceworld.errors import ConfigError
 from traceworld.extract.config import ExtractConfig
 from traceworld.extract.jobs import extract_many
 from traceworld.extract.ray_workers import run_on_ray
@@ -57,6 +58,11 @@ def test_a_job_that_hangs_costs_only_itself():
     assert [(loss.job, loss.reason) for loss in losses] == [(600.0, "timeout")]
     assert losses[0].seconds >= 3.0
     assert len(answers) == 4
+
+
+def test_a_share_of_a_gpu_that_is_not_there_is_refused():
+    with pytest.raises(ConfigError, match=r"gpus(?s:.*)the cluster has 0"):
+        next(run_on_ray(["a"], work, workers=1, gpus=0.5))
 
 
 def test_actors_are_gone_when_the_caller_stops_early():

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from chat_server import drops, never, send, sends, serving
+from scripted_chat import drops, never, send, sends, serving
 
 from traceworld.errors import ConfigError
 from traceworld.models import load_predictor

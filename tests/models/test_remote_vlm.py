@@ -7,7 +7,7 @@ import time
 import cv2
 import numpy as np
 import pytest
-from chat_server import breaks_off, drips, drops, never, says, send, sends, serving
+from scripted_chat import breaks_off, drips, drops, never, says, send, sends, serving
 
 from traceworld.errors import ConfigError
 from traceworld.models import load_predictor

@@ -8,9 +8,9 @@ import backend_stubs
 import numpy as np
 import pytest
 import tiny_weights
-from chat import serving_caption
 from scenes import K as CARD_K
 from scenes import card_scene
+from scripted_chat import serving_caption
 
 from traceworld import doctor
 from traceworld.perception import registry

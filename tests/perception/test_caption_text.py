@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from chat import GOOD
+from scripted_chat import GOOD
 
 from traceworld.errors import ConfigError
 from traceworld.perception.caption_text import (

@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import pytest
-from chat import GOOD, drips, fails, hangs_up, raw, says, serving
+from scripted_chat import GOOD, drips, drops, fails, says, sends, serving
 
 from traceworld.errors import ConfigError, ExtractionError
 from traceworld.perception import registry
@@ -46,7 +46,7 @@ def test_a_good_answer_and_what_was_asked(monkeypatch):
     assert script.headers[0]["Authorization"] == "Bearer sk-secret"
 
 
-@pytest.mark.parametrize("bad", [fails(429), fails(429, Retry_After="0"), fails(500), fails(503), hangs_up])
+@pytest.mark.parametrize("bad", [fails(429), fails(429, Retry_After="0"), fails(500), fails(503), drops])
 def test_what_may_pass_is_asked_again(bad):
     with serving(bad, bad, says(TEXT)) as (url, script):
         assert captioner(url).caption(request()).caption == GOOD["caption"]
@@ -76,7 +76,9 @@ def test_a_wrong_key_or_address_is_said_at_once_without_the_key(status, monkeypa
     assert "OPENAI_API_KEY" in str(caught.value)
 
 
-@pytest.mark.parametrize("bad", [says("The hand moves a cup."), says(TEXT[:40]), raw(b"<html>busy</html>"), raw(b"{}")])
+@pytest.mark.parametrize(
+    "bad", [says("The hand moves a cup."), says(TEXT[:40]), sends(200, b"<html>busy</html>"), sends(200, {})]
+)
 def test_one_repair_is_asked_for_and_used(bad):
     with serving(bad, says(TEXT)) as (url, script):
         caption = captioner(url).caption(request())

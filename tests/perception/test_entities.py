@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from traceworld.perception.entities import EntityFinder, Piece, cluster_cells, cut_pieces, match_score
+from traceworld.perception.entities import EntityFinder, Piece, cluster_cells, cut_pieces, match_scores
 
 H, W = 30, 40
 
@@ -74,9 +74,9 @@ def test_match_needs_both_looks_and_place():
     mask, other = np.zeros((H, W), bool), np.zeros((H, W), bool)
     mask[:5, :5], other[20:25, 20:25] = True, True
     here = Piece(mask, np.zeros(3), True)
-    assert match_score(here, here) == 1.0
-    assert match_score(here, Piece(other, np.zeros(3), True)) == 0.5
-    assert match_score(here, Piece(mask, np.full(3, 20.0), True)) == 0.0
+    assert match_scores([here], [here])[0, 0] == 1.0
+    assert match_scores([here], [Piece(other, np.zeros(3), True)])[0, 0] == 0.5
+    assert match_scores([here], [Piece(mask, np.full(3, 20.0), True)])[0, 0] == 0.0
 
 
 def test_clusters_mean_the_same_in_every_frame():

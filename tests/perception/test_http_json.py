@@ -5,7 +5,7 @@ import socket
 import time
 
 import pytest
-from chat_server import breaks_off, drips, drips_headers, drops, never, sends, serving
+from scripted_chat import breaks_off, drips, drips_headers, drops, never, sends, serving
 
 from traceworld.perception import http_json as http
 from traceworld.perception.http_json import Patience, post_json

@@ -9,7 +9,13 @@ import pytest
 import tyro
 
 ROOT = Path(__file__).parents[2]
-OPTIONS = {"mu0_nano": "Recipe", "tracegen_nano": "Recipe", "fewshot": "FewShot", "scaling": "Scaling"}
+OPTIONS = {
+    "mu0_nano": "Recipe",
+    "tracegen_nano": "Recipe",
+    "robotracer_nano": "Recipe",
+    "fewshot": "FewShot",
+    "scaling": "Scaling",
+}
 PLACES = [
     ROOT / "README.md",
     *(ROOT / "docs").glob("*.md"),

@@ -7,7 +7,8 @@ from trace_clips import EVENTS, assert_same_clip, make_clip, swaying_poses, writ
 
 from traceworld.errors import DatasetError
 from traceworld.traces.cache import fingerprint
-from traceworld.traces.store import DatasetWriter, open_dataset
+from traceworld.traces.store import open_dataset
+from traceworld.traces.writer import DatasetWriter
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from trace_clips import make_clip
 
 from traceworld.errors import ConfigError
 from traceworld.traces.quality import FIGURES, Condition, clips_that_meet, quality_table, quantiles
-from traceworld.traces.store import DatasetWriter, open_dataset
+from traceworld.traces.store import open_dataset
+from traceworld.traces.writer import DatasetWriter
 
 
 def provenance(**figures):

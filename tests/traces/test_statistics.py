@@ -7,8 +7,9 @@ from trace_clips import make_clip, picture, write_dataset
 from traceworld.errors import DatasetError
 from traceworld.traces.media import write_pictures
 from traceworld.traces.statistics import LogHistogram, compute_statistics, default_statistics, stored_statistics
-from traceworld.traces.store import DatasetWriter, open_dataset
+from traceworld.traces.store import open_dataset
 from traceworld.traces.windows import WindowConfig, WindowSet, cut_window
+from traceworld.traces.writer import DatasetWriter
 
 
 @pytest.mark.parametrize("percent", [1, 50, 95, 99])

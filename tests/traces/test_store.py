@@ -15,8 +15,10 @@ from trace_clips import EVENTS, assert_same_clip, make_clip, write_dataset
 import traceworld
 from traceworld.errors import DatasetError, FormatVersionError, InvalidInputError
 from traceworld.traces import atomic
-from traceworld.traces.store import DatasetWriter, open_dataset
-from traceworld.traces.writer import _check_item, item_name
+from traceworld.traces.manifest import earlier_shard, item_name
+from traceworld.traces.schema import Shard
+from traceworld.traces.store import open_dataset
+from traceworld.traces.writer import DatasetWriter, _check_item
 
 
 def tree(folder):
@@ -102,6 +104,13 @@ def test_writing_an_item_again_replaces_it(tmp_path):
     writer.write_item("x", [], status="failed", error="now it fails")
     assert open_dataset(tmp_path / "d").clip_ids == []
     assert [row["status"] for row in open_dataset(tmp_path / "d").manifest] == ["failed"]
+    earlier = earlier_shard(tmp_path / "d", "x")
+    assert Shard(earlier).clip(0, tmp_path).clip_id == "c"  # put aside, not lost
+    writer.write_item("x", [], status="failed", error="again")
+    writer.finalise()
+    assert earlier.exists()
+    writer.write_item("x", [], status="skipped", error="nothing moves")
+    assert not earlier.exists()
 
 
 def test_an_unfinished_dataset_can_be_read(tmp_path):
@@ -160,7 +169,7 @@ KILLED = """
 import sys
 sys.path.insert(0, {tests!r})
 from trace_clips import make_clip
-from traceworld.traces.store import DatasetWriter
+from traceworld.traces.writer import DatasetWriter
 writer = DatasetWriter({folder!r}, source="x")
 done = writer.done_items()
 for i in range(40):

@@ -11,8 +11,9 @@ from trace_clips import EVENTS, make_clip, picture, swaying_poses, write_dataset
 from traceworld.errors import ConfigError, DatasetError, InvalidInputError
 from traceworld.geometry.bspline import fit_controls
 from traceworld.traces.media import read_frame, write_pictures
-from traceworld.traces.store import DatasetWriter, open_dataset
+from traceworld.traces.store import open_dataset
 from traceworld.traces.windows import WindowConfig, WindowSet, collate, cut_window, observation_at, side
+from traceworld.traces.writer import DatasetWriter
 
 BATCH = {
     "image": "uint8", "depth_m": "float32", "depth_present": "bool", "K_uv": "float32", "anchor_uvz": "float32",

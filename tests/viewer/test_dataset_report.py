@@ -8,7 +8,7 @@ import pytest
 import viewer_scenes as made
 
 from traceworld.cli import main
-from traceworld.traces.store import DatasetWriter
+from traceworld.traces.writer import DatasetWriter
 from traceworld.viewer.dataset_report import WORST, dataset_report, worst_clips
 
 pytest.importorskip("plotly", reason="the viewer extra is not installed")

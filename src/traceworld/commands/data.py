@@ -35,19 +35,43 @@ class Extract:
     """Licence classes that this run may use; without it such backends are refused."""
     num_keypoints: int = 256
     """Keypoints per clip."""
+    grid: int = 0
+    """Follow a regular grid of so many points a side, in place of NUM-KEYPOINTS on entities (TraceForge: 20)."""
     max_side: int = 960
     """Longer side in pixels above which frames are scaled down."""
+    fps: float | None = None
+    """Use at most so many frames per second; none: all."""
     max_frames: int | None = None
     """Read at most so many frames of each input."""
     allow_partial: bool = False
     """Keep the readable beginning of a damaged video (flagged in the manifest)."""
     seed: int = 0
+    min_event_s: float = 1.0
+    """Shortest event, in seconds."""
+    max_event_s: float = 20.0
+    """Longest event, in seconds."""
+    smooth_s: float = 0.75
+    """Window in seconds over which acceleration is smoothed before it is cut."""
+    peak_prominence: float = 0.25
+    """Share of the signal's range by which a peak must stand out to be an action."""
+    merge_window: int = 3
+    """Adjacent events that one summary caption covers."""
+    merge_stride: int = 1
+    """Events from one summary to the next; as large as the window, summaries do not overlap."""
+    cache: Path | None = None
+    """Folder that keeps finished stages, for other datasets and options; without it only OUT is looked into. May be
+    deleted at any moment."""
     executor: Literal["serial", "processes", "ray"] = "serial"
     """How to map over the inputs: here, in processes, or on a Ray cluster (`RAY_ADDRESS`; else on this machine)."""
     workers: int = 1
     """Worker processes of the executors `processes` and `ray`."""
     timeout_s: float | None = None
     """Limit per input, with `processes` or `ray`."""
+    memory_gb: float | None = None
+    """Limit of a worker process, with `processes` or `ray`; an input that needs more fails. Linux only."""
+    gpus: float = 0.0
+    """Share of a GPU that every worker on Ray asks for (0.25: four workers share one); Ray hides GPUs from those that ask
+    for none."""
     max_attempts: int = 3
     """Failures in a row after which an input is left alone (`traceworld jobs retry` asks for it again)."""
     shard: str = ""
@@ -72,11 +96,19 @@ class Extract:
         config = ExtractConfig(
             **self.backends(),
             accept_licence=self.accept_licence,
-            num_keypoints=self.num_keypoints,
+            num_keypoints=self.grid**2 if self.grid else self.num_keypoints,
+            grid=self.grid,
             max_side=self.max_side,
+            fps=self.fps,
             max_frames=self.max_frames,
             allow_partial=self.allow_partial,
             seed=self.seed,
+            min_event_s=self.min_event_s,
+            max_event_s=self.max_event_s,
+            smooth_s=self.smooth_s,
+            peak_prominence=self.peak_prominence,
+            merge_window=self.merge_window,
+            merge_stride=self.merge_stride,
         )
         report = extract_many(
             list(self.inputs),
@@ -85,8 +117,11 @@ class Extract:
             executor=self.executor,
             workers=self.workers,
             timeout_s=self.timeout_s,
+            memory_gb=self.memory_gb,
+            gpus=self.gpus,
             max_attempts=self.max_attempts,
             part=Part.parse(self.shard) if self.shard else None,
+            cache=self.cache,
         )
         result = dataclasses.asdict(report)
         emit(

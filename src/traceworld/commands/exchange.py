@@ -42,9 +42,10 @@ def _emit_report(report: ExchangeReport, what: str, place: Path, json: bool) -> 
 class Import:
     """Read datasets of another format into a clip store: `traceworld import lerobot DIR… --out D`."""
 
-    format: Positional[Literal["lerobot", "traceextract", "traceforge", "egodex", "droid", "agibot"]]
+    format: Positional[Literal["lerobot", "traceextract", "traceforge", "egodex", "egoverse", "droid", "agibot"]]
     """lerobot: LeRobot v2.0, v2.1 and v3.0; a clip per episode and camera. traceextract, traceforge: episodes of the released
-    pipelines. egodex: recordings with calibrated cameras and hand skeleton. droid: RLDS in TFRecord files. agibot:
+    pipelines. egodex: recordings with calibrated cameras and hand skeleton. egoverse: Zarr
+    episodes with head poses and hand joints. droid: RLDS in TFRecord files. agibot:
     <task>/<episode>/obs.mp4 and task.txt."""
     folders: Positional[tuple[Path, ...]]
     """The datasets, or episodes."""
@@ -95,14 +96,18 @@ class Import:
             common |= {"fps": self.fps if self.fps is not None else 10.0, "metric": bool(self.metric)}
             return import_traceforge(self.folders, self.out, **common)
         if self.format == "egodex":
-            from traceworld.traces.egodex import import_egodex
+            from traceworld.traces.datasets.egodex import import_egodex
 
             return import_egodex(self.folders, self.out, **common)
+        if self.format == "egoverse":
+            from traceworld.traces.datasets.egoverse import import_egoverse
+
+            return import_egoverse(self.folders, self.out, **common)
         if self.format == "droid":
-            from traceworld.traces.droid import import_droid
+            from traceworld.traces.datasets.droid import import_droid
 
             return import_droid(self.folders, self.out, cameras=self.cameras or None, **common)
-        from traceworld.traces.agibot import import_agibot
+        from traceworld.traces.datasets.agibot import import_agibot
 
         return import_agibot(self.folders, self.out, **common)
 

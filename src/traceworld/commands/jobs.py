@@ -21,16 +21,19 @@ class Status:
     """Print as JSON."""
 
     def run(self) -> int:
+        from rich.console import Group
+
         from traceworld.extract.ledger import summarise
 
         found = summarise(self.dataset)
         rows = [{"status": "failed", "stage": stage, **row} for stage, row in found["failed_by_stage"].items()]
         rows = [{"status": name, "stage": "", "items": found[name]} for name in ("ok", "skipped")] + rows
-        emit(
-            found,
-            self.json,
+        seconds = [{"stage": name, "seconds": round(spent, 1)} for name, spent in found["seconds"]["by_stage"].items()]
+        shown = Group(
             table(f"{self.dataset}: {found['items']} items", rows, ["status", "stage", "items", "example"]),
+            table("seconds of the items that are done", seconds, ["stage", "seconds"]),
         )
+        emit(found, self.json, shown)
         return 0
 
 

@@ -19,7 +19,8 @@ class EvalTracespatial:
     bench: Path | None = None
     """The benchmark's folder (published layout, JSON or parquet)."""
     model: str | None = None
-    """Run this model over the benchmark first: a name, checkpoint folder or address (see eval forecast)."""
+    """Run this model over the benchmark first: a name, checkpoint folder or address (see eval forecast); or straight-line,
+    straight-line-true-ends, which need the benchmark's masks or traces."""
     out: Path = Path("outputs")
     """Folder of the answers of --model; a run that was stopped goes on there."""
     task: Literal["2D", "3D", "all"] = "all"
@@ -64,6 +65,7 @@ class EvalTracespatial:
         return 0
 
     def _answers_of_model(self, bench) -> tuple[Path, ...]:
+        from traceworld.evaluation.tracespatial.references import REFERENCES
         from traceworld.evaluation.tracespatial.runner import RunOptions, run_bench
         from traceworld.models.predictor import load_predictor
         from traceworld.tracespatial.bench_prompts import TASKS, family_of
@@ -71,7 +73,7 @@ class EvalTracespatial:
         assert self.model is not None
         if bench is None:
             raise ConfigError("--model needs the benchmark", where="bench", mend="give --bench DIR")
-        model = load_predictor(self.model)
+        model = REFERENCES.get(self.model) or load_predictor(self.model)
         family = family_of(self.model) if self.family == "auto" else self.family
         options = RunOptions(family, self.geometry, self.workers, self.timeout)
         name = "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in model.name).strip("-.")

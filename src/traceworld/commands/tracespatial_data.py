@@ -30,6 +30,8 @@ class Where:
     """Scans: take every n-th frame."""
     views: int = 1
     """Simulator: pictures per table."""
+    varied: bool = False
+    """Simulator: many lenses and scales, so that a picture alone does not tell metres (as TraceSpatial-Sim and robotracer-nano)."""
     rules: Literal["droid", "agibot", "robotwin"] = "droid"
     """Video: whose rules for calibration check, grip point and segments."""
     geometry: str | None = None
@@ -40,7 +42,7 @@ class Where:
         if self.source == "sim":
             from traceworld.tracespatial.sources import SimSource
 
-            return SimSource(seed, self.views)
+            return SimSource(seed, self.views, self.varied)
         if self.input is None:
             raise ConfigError(f"the source '{self.source}' needs a folder", where="--input", mend="--input FOLDER")
         if self.source in ("ca1m", "scannet"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -107,12 +108,25 @@ class _ChosenBuilder(_Builder):
     def __init__(self, source: FrameSource, config: ExtractConfig, senses: Senses):
         super().__init__(source, config)
         self._tracker = senses.tracking
+        self.both_ways = self._tracker is None
+        # With geometry on the same GPU, two models at once could run out of memory at one time and not at another.
+        self._overlap = senses.geometry is None
+        self._pending: tuple[int, _Held, np.ndarray, Future] | None = None
         self._held = _Held(np.zeros(0, np.int64), np.zeros((0, 3)), np.zeros(0, np.int64))
         if senses.features is not None:
             self.features = senses.features  # type: ignore[assignment]
         self._shown = None if senses.entities is None else _PicturesToo(senses.entities)
         if self._shown is not None:
             self.entities = self._shown  # type: ignore[assignment]
+
+    def run(self, progress: Callable[[int], None] | None) -> TrackResult:
+        """The tracker works on a chunk while the next one is read."""
+        with ThreadPoolExecutor(1) as self._pool:
+            return super().run(progress)
+
+    def _assemble(self) -> TrackResult:
+        self._settle()
+        return super()._assemble()
 
     def _choose(self, chunk: _Chunk, residual: list[np.ndarray], carried_xy: np.ndarray) -> Keypoints:
         if self._shown is not None:
@@ -133,6 +147,7 @@ class _ChosenBuilder(_Builder):
         if self._tracker is None:
             super()._finish(chunk)
             return
+        self._settle()
         self._depth_or_plane(chunk)
         self._solve_cameras(chunk)
         keypoints = self._choose(chunk, self._residuals(chunk), self._where_carried(chunk))
@@ -145,15 +160,24 @@ class _ChosenBuilder(_Builder):
         )
         depth = np.stack(chunk.depth) if self.metric else None
         view = FrameChunk(np.stack(chunk.images), depth, self.K, np.stack(chunk.poses))
-        tracks = self._tracker.track(view, asked)
         new_ids = np.arange(len(self.part), len(self.part) + len(queries))
         self.part += queries.part_id.tolist()
         self.query_frame += [chunk.index[t] for t in queries.frame]
+        self._pending = (chunk.index[0], held, new_ids, self._pool.submit(self._tracker.track, view, asked))
+        if not self._overlap:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Take what the tracker found in the last chunk."""
+        if self._pending is None:
+            return
+        (start, held, new_ids, future), self._pending = self._pending, None
+        tracks = future.result()
         ids = np.concatenate([held.ids, new_ids])
         skip = 1 if self.pieces else 0
         xyz = np.where(tracks.valid[..., None], tracks.xyz_world, np.nan)
-        self.pieces.append(_Piece(chunk.index[skip], ids, xyz[skip:], tracks.visible[skip:], tracks.valid[skip:]))
-        lost = np.concatenate([held.lost, np.zeros(len(queries), np.int64)])
+        self.pieces.append(_Piece(start + skip, ids, xyz[skip:], tracks.visible[skip:], tracks.valid[skip:]))
+        lost = np.concatenate([held.lost, np.zeros(len(new_ids), np.int64)])
         self._carry(ids, xyz, tracks.visible, lost, np.arange(len(held.ids)))
 
     def _depth_or_plane(self, chunk: _Chunk) -> None:

@@ -13,6 +13,7 @@ from traceworld.errors import InvalidInputError
 from traceworld.geometry.cameras import project, project_cam, px_to_uv, transform
 from traceworld.geometry.motion import trace_diameter
 from traceworld.perception.interfaces import Caption, CaptionBackend, CaptionRequest, PartMotion
+from traceworld.perception.source_base import resize_image
 from traceworld.traces.media import read_frame
 from traceworld.traces.types import Cameras, Clip, Event, Traces
 
@@ -129,6 +130,7 @@ def caption_events(
     task: str = "",
     metric: bool = True,
     merge_window: int = 3,
+    merge_stride: int = 1,
     read_images: ImageReader | None = None,
     record: CaptionRecord | None = None,
 ) -> tuple[Event, ...]:
@@ -136,8 +138,10 @@ def caption_events(
 
     Args:
         spans: fine events (level 0).
-        merge_window: level 1 holds one event per run of this many neighbours (sliding by one), if there are more fine
-            events than that; level 2, or 1 with fewer, is the whole clip.
+        merge_window: level 1 holds one event per run of this many neighbours, if there are more fine events than that;
+            level 2, or 1 with fewer, is the whole clip.
+        merge_stride: fine events from the start of one run to the next: with 1 the window slides, with `merge_window` the
+            runs tile the clip. The last run ends with the clip, and is shorter where the numbers do not fit.
         read_images: frames → pictures; called once per event with start, midpoint and end if the captioner wants them.
         record: is told what the captioner said besides.
     """
@@ -163,9 +167,9 @@ def caption_events(
     told = [(start, end, 0, caption) for (start, end), caption in zip(spans, captions, strict=True)]
     level = 1
     if len(spans) > merge_window:
-        for first in range(len(spans) - merge_window + 1):
-            run = slice(first, first + merge_window)
-            told.append((spans[run][0][0], spans[run][-1][1], level, captioner.merge(captions[run], task)))
+        for run in merge_runs(len(spans), merge_window, merge_stride):
+            words = captions[run][0] if len(captions[run]) == 1 else captioner.merge(captions[run], task)
+            told.append((spans[run][0][0], spans[run][-1][1], level, words))
         level += 1
     if len(spans) > 1:
         told.append((spans[0][0], spans[-1][1], level, captioner.merge(captions, task)))
@@ -174,17 +178,42 @@ def caption_events(
     return tuple(_event(*entry) for entry in told)
 
 
-def recaption(clip: Clip, captioner: CaptionBackend, *, merge_window: int = 3) -> Clip:
-    """A stored clip with new words for its events: nothing is tracked or cut again.
+def merge_runs(count: int, window: int, stride: int) -> list[slice]:
+    """Runs of neighbours among `count` events, `stride` from start to start, until one reaches the end."""
+    starts = range(0, max(1, count - window + stride), stride)
+    return [slice(first, min(first + window, count)) for first in starts]
+
+
+def picture_reader(clip: Clip) -> ImageReader:
+    """Reads the pictures of a stored clip at the size of its cameras, as they were when it was tracked.
+
+    The reader raises MediaError if they are not there any more.
+    """
+    width, height = clip.cameras.width, clip.cameras.height
+    return lambda frames: tuple(resize_image(read_frame(clip, frame), width, height) for frame in frames)
+
+
+def recaption(
+    clip: Clip,
+    captioner: CaptionBackend,
+    *,
+    merge_window: int = 3,
+    merge_stride: int = 1,
+    spans: Sequence[tuple[int, int]] | None = None,
+) -> Clip:
+    """A stored clip with new words for its events: nothing is tracked.
 
     Args:
         captioner: `registry.create("captions", …)`.
+        merge_window, merge_stride: see `caption_events`.
+        spans: other fine events; None: those that it has.
 
     Raises:
         MediaError: the captioner looks at pictures, and the clip's are not there.
         InvalidInputError: the clip has no fine events.
     """
-    spans = sorted((event.start, event.end) for event in clip.events if event.level == 0)
+    if spans is None:
+        spans = sorted((event.start, event.end) for event in clip.events if event.level == 0)
     if not spans:
         raise InvalidInputError("has no events of level 0", where=clip.clip_id, mend="extract it first")
     record = CaptionRecord()
@@ -197,7 +226,8 @@ def recaption(clip: Clip, captioner: CaptionBackend, *, merge_window: int = 3) -
         task=clip.task,
         metric=clip.metric,
         merge_window=merge_window,
-        read_images=lambda frames: tuple(read_frame(clip, frame) for frame in frames),
+        merge_stride=merge_stride,
+        read_images=picture_reader(clip),
         record=record,
     )
     about = {"source": captioner.info.name, "version": captioner.info.version, **record.told()}

@@ -22,6 +22,8 @@ FIT_WINDOW_S = 0.3
 _REPEAT_WIDTHS = 1e-4
 _VIEW_FRAMES = 32
 """With a camera that moves, so many frames are seen by the one in their middle."""
+_WHOLE_FRAMES = 2048
+"""With a camera at rest, longer films are looked at in pieces, for which memory need not grow."""
 _GRID_FACTOR = 20
 
 
@@ -120,16 +122,17 @@ def acceleration_signal(
     moving = traces.moving
     if T < 3 or not moving.any():
         return np.zeros(T)
-    size = T if cameras.static else _VIEW_FRAMES
-    pieces = [
-        _seen_together(traces, cameras, time_s, lambda_z, start, min(start + size, T)) for start in range(0, T, size)
-    ]
-    values = np.concatenate(pieces)[:, moving]
-    known = np.isfinite(values)
-    has = known.any(1)
+    size = _VIEW_FRAMES if not cameras.static else T if T <= _WHOLE_FRAMES else _WHOLE_FRAMES // 2
+    mean = np.full(T, np.nan)
+    for start in range(0, T, size):
+        stop = min(start + size, T)
+        values = _seen_together(traces, cameras, time_s, lambda_z, start, stop)[:, moving]
+        known = np.isfinite(values)
+        some = known.any(1)
+        mean[start:stop][some] = (np.where(known, values, 0).sum(1) / np.maximum(known.sum(1), 1))[some]
+    has = np.isfinite(mean)
     if not has.any():
         return np.zeros(T)
-    mean = np.where(known, values, 0).sum(1) / np.maximum(known.sum(1), 1)
     return np.interp(time_s, time_s[has], mean[has])
 
 

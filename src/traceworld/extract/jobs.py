@@ -11,7 +11,7 @@ import logging
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -23,12 +23,14 @@ from traceworld.errors import ConfigError, TraceworldError
 from traceworld.extract.backend_tracks import require_backends
 from traceworld.extract.config import ExtractConfig
 from traceworld.extract.inputs import expand_inputs, item_id
-from traceworld.extract.pipeline import extract_clip, failed_stage
+from traceworld.extract.memory import check_memory_limit, limit_memory, ran_out_of_memory
+from traceworld.extract.pipeline import extract_clip, failed_stage, stage_seconds
 from traceworld.extract.quality import status_note
 from traceworld.extract.shards import Part, input_mark
+from traceworld.extract.stage_cache import StageCache
 from traceworld.extract.workers import Loss, run_in_processes
-from traceworld.traces.store import DatasetWriter
-from traceworld.traces.writer import read_statuses
+from traceworld.traces.manifest import earlier_shard, read_statuses, shard_of
+from traceworld.traces.writer import DatasetWriter
 
 log = logging.getLogger(__name__)
 
@@ -93,13 +95,14 @@ class ExtractReport:
 
 @dataclass(frozen=True)
 class _Job:
-    """One input for a worker; picklable. `failures`: how often it has failed until now."""
+    """One input for a worker; picklable. `failures`: how often it has failed until now. `cache`: folder, "" without."""
 
     item_id: str
     path: str
     out: str
     config: ExtractConfig
     failures: int = 0
+    cache: str = ""
 
 
 def describe_error(error: BaseException) -> str:
@@ -122,15 +125,19 @@ def run_item(job: _Job) -> ItemResult:
     began = time.perf_counter()
     result = functools.partial(ItemResult, job.item_id, job.path)
     writer = DatasetWriter(job.out, source=_source_mark(job.config))
+    spent: dict[str, float] = {}
     try:
-        clip = extract_clip(job.path, job.config, job.item_id)
+        stages = StageCache(job.cache, [where(writer.path, job.item_id) for where in (shard_of, earlier_shard)])
+        with stage_seconds() as spent:
+            clip = extract_clip(job.path, job.config, job.item_id, None, stages)
         status = str(clip.provenance["status"])
         note = status_note(status)
         seconds = time.perf_counter() - began
+        timings = {**spent, "total": seconds}
         if clip.traces.num_keypoints == 0:
-            writer.write_item(job.item_id, [], status="skipped", stage="tracks", error=note, timings={"total": seconds})
+            writer.write_item(job.item_id, [], status="skipped", stage="tracks", error=note, timings=timings)
             return result("skipped", "tracks", note, frames=clip.num_frames, seconds=seconds)
-        writer.write_item(job.item_id, [clip], error=note, timings={"total": seconds})
+        writer.write_item(job.item_id, [clip], error=note, timings=timings)
         return result(
             "ok",
             "",
@@ -143,14 +150,27 @@ def run_item(job: _Job) -> ItemResult:
         )
     except Exception as error:
         seconds, stage, text = time.perf_counter() - began, failed_stage(error) or "write", describe_error(error)
-        if not isinstance(error, TraceworldError):
-            log.exception("unexpected error in %s", job.path)
         trace = "".join(traceback.format_exception(error))[-MAX_TRACEBACK:]
-        _record_failure(writer, job, stage, text, seconds, trace)
+        if ran_out_of_memory(error):
+            stage, text = (
+                "memory",
+                f"out of memory in stage {stage} (raise memory_gb, or lower max_side or num_keypoints)",
+            )
+            traceback.clear_frames(error.__traceback__)  # what they hold is needed to write this down
+        elif not isinstance(error, TraceworldError):
+            log.exception("unexpected error in %s", job.path)
+        _record_failure(writer, job, stage, text, {**spent, "total": seconds}, trace)
         return result("failed", stage, text, seconds=seconds)
 
 
-def _record_failure(writer: DatasetWriter, job: _Job, stage: str, text: str, seconds: float, trace: str = "") -> None:
+def _run_limited(memory_gb: float, job: _Job) -> ItemResult:
+    limit_memory(memory_gb)
+    return run_item(job)
+
+
+def _record_failure(
+    writer: DatasetWriter, job: _Job, stage: str, text: str, timings: dict[str, float], trace: str = ""
+) -> None:
     """Into the manifest; if even that cannot be written (disk full), the report alone must do."""
     try:
         writer.write_item(
@@ -159,7 +179,7 @@ def _record_failure(writer: DatasetWriter, job: _Job, stage: str, text: str, sec
             status="failed",
             stage=stage,
             error=text,
-            timings={"total": seconds},
+            timings=timings,
             attempts=job.failures + 1,
             input_mark=input_mark(Path(job.path)),
             traceback=trace,
@@ -180,7 +200,7 @@ def _lost(loss: Loss[_Job], timeout_s: float | None) -> ItemResult:
         stage = "worker"
         text = f"the process ended with code {loss.exit_code} (out of memory? use fewer workers or a lower max_side)"
     writer = DatasetWriter(job.out, source=_source_mark(job.config))
-    _record_failure(writer, job, stage, text, loss.seconds)
+    _record_failure(writer, job, stage, text, {"total": loss.seconds})
     return ItemResult(job.item_id, job.path, "failed", stage, text, seconds=loss.seconds)
 
 
@@ -214,16 +234,34 @@ def _resumed(
     return found, failures
 
 
-def _run(jobs: Sequence[_Job], executor: Executor, workers: int, timeout_s: float | None) -> Iterator[ItemResult]:
+def _run(
+    jobs: Sequence[_Job],
+    executor: Executor,
+    workers: int,
+    timeout_s: float | None,
+    memory_gb: float | None,
+    gpus: float,
+) -> Iterator[ItemResult]:
     if executor == "serial":
         yield from map(run_item, jobs)
         return
+    work: Callable[[_Job], ItemResult] = run_item
+    if memory_gb is not None:
+        work = functools.partial(_run_limited, memory_gb)
+    answers: Iterator[ItemResult | Loss[_Job]]
     if executor == "ray":
-        from traceworld.extract.ray_workers import run_on_ray as run
+        from traceworld.extract.ray_workers import run_on_ray
+
+        answers = run_on_ray(jobs, work, workers, timeout_s, gpus)
     else:
-        run = run_in_processes
-    for answer in run(jobs, run_item, workers, timeout_s):
+        answers = run_in_processes(jobs, work, workers, timeout_s, worn=_memory_is_worn)
+    for answer in answers:
         yield _lost(answer, timeout_s) if isinstance(answer, Loss) else answer
+
+
+def _memory_is_worn(answer: ItemResult | Loss[_Job]) -> bool:
+    """Memory that was short once may be in pieces: the next item gets a fresh process."""
+    return isinstance(answer, ItemResult) and answer.stage == "memory"
 
 
 def _progress_bar(shown: bool) -> Progress:
@@ -249,9 +287,12 @@ def extract_many(
     executor: Executor = "serial",
     workers: int = 1,
     timeout_s: float | None = None,
+    memory_gb: float | None = None,
+    gpus: float = 0.0,
     retry_failed: bool = True,
     max_attempts: int = 3,
     part: Part | None = None,
+    cache: str | Path | None = None,
     progress: bool = True,
 ) -> ExtractReport:
     """Extract many clips into the dataset folder `out`. Kill it at any moment and call it again: it goes on, same bytes.
@@ -265,10 +306,15 @@ def extract_many(
             this machine if there is none; inputs and `out` must be paths that every node sees.
         workers: number of processes.
         timeout_s: limit per clip; needs `processes` or `ray`.
+        memory_gb: limit of a process (`extract.memory.limit_memory`), in 10⁹ bytes; a clip that needs more fails. Linux only;
+            needs `processes` or `ray`.
+        gpus: share of a GPU that every worker on Ray asks for; Ray hides all GPUs from workers that ask for none.
         retry_failed: try items again that failed in an earlier run.
         max_attempts: failures in a row after which an item is left alone, until its files change.
         part: do only this part of the inputs (a SLURM array: one task each, same inputs, same `out`). The parts may run at
             the same time; whichever ends last finalises the dataset.
+        cache: folder in which finished stages are kept (`extract.stage_cache`), for other datasets and configs too. Without
+            it only `out` is looked into: an item made with other captions or other cuts is not tracked again.
         progress: show a progress bar on stderr.
 
     Returns:
@@ -280,7 +326,7 @@ def extract_many(
         DatasetError: `out` cannot be written, or holds something else.
     """
     config = config or ExtractConfig()
-    _check_options(executor, workers, timeout_s, max_attempts)
+    _check_options(executor, workers, timeout_s, memory_gb, gpus, max_attempts)
     require_backends(config)
     began = time.perf_counter()
     clips = {item_id(path): path for path in expand_inputs(inputs)}
@@ -292,14 +338,14 @@ def extract_many(
     writer = DatasetWriter(out, source=_source_mark(config))
     results, failures = _resumed(clips, writer, retry_failed, max_attempts)
     jobs = [
-        _Job(name, str(path), str(out), config, failures.get(name, 0))
+        _Job(name, str(path), str(out), config, failures.get(name, 0), str(cache or ""))
         for name, path in clips.items()
         if name not in results
     ]
     with _progress_bar(progress) as bar:
         task = bar.add_task("", total=len(clips), completed=len(results), rate=0.0, failed=0)
         frames = failed = 0
-        for result in _run(jobs, executor, workers, timeout_s):
+        for result in _run(jobs, executor, workers, timeout_s, memory_gb, gpus):
             results[result.item_id] = result
             frames += result.frames
             failed += result.status == "failed"
@@ -326,7 +372,9 @@ def extract_many(
     )
 
 
-def _check_options(executor: str, workers: int, timeout_s: float | None, max_attempts: int) -> None:
+def _check_options(
+    executor: str, workers: int, timeout_s: float | None, memory_gb: float | None, gpus: float, max_attempts: int
+) -> None:
     if executor not in get_args(Executor):
         raise ConfigError(f"unknown executor '{executor}'", where="executor", mend="serial, processes or ray")
     if workers < 1 or (executor == "serial" and workers > 1):
@@ -335,5 +383,13 @@ def _check_options(executor: str, workers: int, timeout_s: float | None, max_att
         )
     if timeout_s is not None and (executor == "serial" or timeout_s <= 0):
         raise ConfigError("cannot be kept", where="timeout_s", mend="positive, with executor 'processes' or 'ray'")
+    if memory_gb is not None:
+        if executor == "serial":
+            raise ConfigError("cannot be kept", where="memory_gb", mend="choose executor 'processes' or 'ray'")
+        check_memory_limit(memory_gb)
+    if gpus < 0 or (gpus and executor != "ray"):
+        raise ConfigError(
+            f"is {gpus:g}", where="gpus", mend="0 or more, with executor 'ray'; other workers see all GPUs"
+        )
     if max_attempts < 1:
         raise ConfigError(f"is {max_attempts}", where="max_attempts", mend="at least 1")

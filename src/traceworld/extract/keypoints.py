@@ -1,4 +1,5 @@
-"""Which points of a chunk to follow: a quota per entity, spread over its mask where there is texture (mu0-paper A.1)."""
+"""Which points of a chunk to follow: a quota per entity, spread over its mask where there is texture (mu0-paper A.1), or a
+regular grid (TraceForge)."""
 
 from __future__ import annotations
 
@@ -117,6 +118,32 @@ def choose_keypoints(
             mask &= ~gone
         picks.append((r, spread_points(mask, corners[r], need, held_xy_px[r][held_part == -1], plain=need), -1))
     return _collect(picks, representatives)
+
+
+def grid_points(side: int, width: int, height: int) -> Float[np.ndarray, "M 2"]:
+    """TraceForge's grid: `side` × `side` pixels (x, y), row by row, the centres of the corner pixels included."""
+    x, y = np.meshgrid(np.linspace(0, width - 1, side), np.linspace(0, height - 1, side))
+    return np.stack([x.ravel(), y.ravel()], -1)
+
+
+def grid_keypoints(
+    maps: EntityMaps, side: int, width: int, height: int, held_xy_px: Float[np.ndarray, "K 2"]
+) -> Keypoints:
+    """The grid on the chunk's first frame; where a held point lies in a node's cell, the node has its point already.
+
+    Every point has the entity that it lies on (on the first representative frame) as its part.
+    """
+    xy = grid_points(side, width, height)
+    cell = np.array([max(width - 1, 1), max(height - 1, 1)]) / (side - 1)
+    held = held_xy_px[np.isfinite(held_xy_px).all(1)]
+    nodes = np.rint(held / cell).astype(np.int64)
+    nodes = nodes[((nodes >= 0) & (nodes < side)).all(1)]
+    free = np.ones(side * side, bool)
+    free[nodes[:, 1] * side + nodes[:, 0]] = False
+    labels = maps.labels[0]
+    share = np.array(labels.shape[::-1]) / [width, height]
+    column, row = np.floor((xy + 0.5) * share).astype(np.int64).T
+    return Keypoints(np.zeros(int(free.sum()), np.int64), xy[free], labels[row, column][free].astype(np.int32))
 
 
 def _trackable_coverage(maps, representatives, corners) -> dict[int, int]:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from traceworld.errors import ConfigError
-from traceworld.traces.store import DatasetWriter, open_dataset
-from traceworld.traces.writer import read_statuses
+from traceworld.traces.manifest import read_statuses
+from traceworld.traces.store import open_dataset
+from traceworld.traces.writer import DatasetWriter
 
 
 def summarise(path: str | Path) -> dict[str, Any]:
-    """Counts by status; failures by stage with one example each; seconds of the items that are done.
+    """Counts by status; failures by stage with one example each; seconds of the items that are done, by stage too.
 
     Raises:
         DatasetError: there is no dataset.
     """
     items = _items(path)
-    seconds = sorted(item["timings"].get("total", 0.0) for item in items if item["status"] == "ok")
+    timings = [item["timings"] for item in items if item["status"] == "ok"]
+    seconds = sorted(each.get("total", 0.0) for each in timings)
+    by_stage: dict[str, float] = defaultdict(float)
+    for name, spent in itertools.chain.from_iterable(each.items() for each in timings):
+        by_stage[name] += spent
     stages: dict[str, dict[str, Any]] = defaultdict(lambda: {"items": 0, "most_attempts": 0})
     for item in items:
         if item["status"] == "failed":
@@ -31,7 +37,11 @@ def summarise(path: str | Path) -> dict[str, Any]:
         "items": len(items),
         **{name: sum(item["status"] == name for item in items) for name in ("ok", "skipped", "failed")},
         "failed_by_stage": dict(sorted(stages.items())),
-        "seconds": {"total": sum(seconds), "median": seconds[len(seconds) // 2] if seconds else 0.0},
+        "seconds": {
+            "total": sum(seconds),
+            "median": seconds[len(seconds) // 2] if seconds else 0.0,
+            "by_stage": {name: spent for name, spent in sorted(by_stage.items()) if name != "total"},
+        },
     }
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
+from traceworld.extract.tracks import point_blocks
 from traceworld.geometry.cameras import project
 from traceworld.geometry.motion import trace_diameter
 from traceworld.traces.types import Cameras, Traces
@@ -46,11 +47,17 @@ def trace_quality(traces: Traces, cameras: Cameras, lambda_z: float) -> dict[str
     if N == 0:
         return {"keypoints": 0, "moving": 0}
     after = np.arange(traces.num_frames)[:, None] >= traces.query_frame[None]
-    seen = project(traces.xyz_world.astype(np.float64), cameras.K, cameras.cam_from_world)
-    seen[~traces.visible] = np.nan
-    reference = project(traces.xyz_world.astype(np.float64), cameras.K[0], cameras.cam_from_world[0])
     still = ~traces.moving & (traces.visible.sum(0) >= 2)
-    diameters = trace_diameter(reference, traces.visible, lambda_z) * 640 / cameras.width
+    wander, jitter, apart = [], [], []
+    for some in point_blocks(traces.num_frames, np.arange(N)):
+        visible, quiet = traces.visible[:, some], still[some]
+        xyz = np.where(visible[..., None], traces.xyz_world[:, some].astype(np.float64), np.nan)
+        seen = project(xyz, cameras.K, cameras.cam_from_world)
+        reference = project(xyz[:, quiet], cameras.K[0], cameras.cam_from_world[0])
+        wander.append(trace_diameter(reference, visible[:, quiet], lambda_z))
+        jitter.append(_point_jitter(seen[..., :2]))
+        apart.append(_off_their_place(xyz[:, quiet], seen[:, quiet], cameras))
+    px = 640 / cameras.width
     return {
         "keypoints": N,
         "moving": int(traces.moving.sum()),
@@ -59,9 +66,9 @@ def trace_quality(traces: Traces, cameras: Cameras, lambda_z: float) -> dict[str
         "visible_fraction": round(float(traces.visible[after].mean()), 4),
         "valid_fraction": round(float(traces.valid[after].mean()), 4),
         "alive_at_end": round(float(traces.valid[-1].mean()), 4),
-        "static_wander_px": round(float(np.median(diameters[still])), 3) if still.any() else None,
-        "jitter_px": _rounded(path_jitter(seen[..., :2]) * 640 / cameras.width),
-        "reprojection_px": _rounded(_reprojection(traces, cameras, seen, still) * 640 / cameras.width),
+        "static_wander_px": _rounded(_median(np.concatenate(wander)) * px),
+        "jitter_px": _rounded(_median(np.concatenate(jitter)) * px),
+        "reprojection_px": _rounded(_median(np.concatenate([block.reshape(-1) for block in apart])) * px),
     }
 
 
@@ -71,24 +78,32 @@ def path_jitter(xy_px: Float[np.ndarray, "T N 2"]) -> float:
     Independent noise of standard deviation σ has second differences of √6 σ; motion that is smooth over three frames has
     none. Unknown positions are NaN.
     """
+    return _median(_point_jitter(xy_px))
+
+
+def _point_jitter(xy_px: Float[np.ndarray, "T N 2"]) -> Float[np.ndarray, " N"]:
+    """The noise of each path; NaN with fewer than three second differences."""
     second = np.diff(xy_px, 2, axis=0)
     known = np.asarray(np.isfinite(second).all(-1))
-    enough = known.sum(0) >= 3
-    if not enough.any():
-        return float("nan")
-    squares = np.where(known[..., None], second, 0.0)[:, enough] ** 2
-    return float(np.median(np.sqrt(squares.sum((0, 2)) / (2 * known.sum(0)[enough]) / 6)))
+    squares = np.where(known[..., None], second, 0.0) ** 2
+    count = known.sum(0)
+    return np.where(count >= 3, np.sqrt(squares.sum((0, 2)) / (2 * np.maximum(count, 1)) / 6), np.nan)
 
 
-def _reprojection(traces: Traces, cameras: Cameras, seen: np.ndarray, still: np.ndarray) -> float:
-    if not still.any():
-        return float("nan")
-    xyz = np.where(traces.visible[:, still, None], traces.xyz_world[:, still].astype(np.float64), np.nan)
-    known = np.asarray(np.isfinite(xyz).all(-1))
-    place = np.where(known[..., None], xyz, 0).sum(0) / np.maximum(known.sum(0), 1)[:, None]
-    expected = project(np.broadcast_to(place, xyz.shape), cameras.K, cameras.cam_from_world)
-    error = np.linalg.norm(expected[..., :2] - seen[:, still, :2], axis=-1)
-    return float(np.nanmedian(error)) if np.isfinite(error).any() else float("nan")
+def _off_their_place(
+    xyz_world: Float[np.ndarray, "T M 3"], seen: Float[np.ndarray, "T M 3"], cameras: Cameras
+) -> Float32[np.ndarray, "T M"]:
+    """Pixels between where points are seen and where their mean place in the world would be; NaN where they are not seen."""
+    known = np.asarray(np.isfinite(xyz_world).all(-1))
+    place = np.where(known[..., None], xyz_world, 0).sum(0) / np.maximum(known.sum(0), 1)[:, None]
+    expected = project(np.broadcast_to(place, xyz_world.shape), cameras.K, cameras.cam_from_world)
+    return np.linalg.norm(expected[..., :2] - seen[..., :2], axis=-1).astype(np.float32)
+
+
+def _median(values: Float[np.ndarray, " n"]) -> float:
+    """Over the values that are known; NaN if none is."""
+    known = values[np.isfinite(values)]
+    return float(np.median(known, overwrite_input=True)) if len(known) else float("nan")
 
 
 def _rounded(value: float) -> float | None:

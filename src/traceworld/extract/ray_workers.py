@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
+from traceworld.errors import ConfigError
 from traceworld.extract.workers import Loss
 from traceworld.extras import require
 
@@ -60,15 +61,17 @@ class _Actor:
 
 
 def run_on_ray(
-    jobs: Iterable[Job], work: Callable[[Job], Result], workers: int, timeout_s: float | None = None
+    jobs: Iterable[Job], work: Callable[[Job], Result], workers: int, timeout_s: float | None = None, gpus: float = 0.0
 ) -> Iterator[Result | Loss[Job]]:
     """Results in the order in which they come; arguments and losses as `extract.workers.run_in_processes`.
 
     The cluster is the one of `RAY_ADDRESS`, or one that this process has joined; else Ray is started on this machine and
-    ended afterwards. Each actor asks for one CPU; models that a job loads stay in its process for the next one.
+    ended afterwards. Each actor asks for one CPU and `gpus` of a GPU; models that a job loads stay in its process for the
+    next one.
 
     Raises:
         MissingExtraError: Ray is not installed.
+        ConfigError: the cluster has no such GPU, so the actors would wait for ever.
     """
     ray = require("ray")
     ours = not ray.is_initialized()
@@ -78,14 +81,17 @@ def run_on_ray(
             options |= {"num_cpus": max(workers, os.cpu_count() or 1), "include_dashboard": False}
         ray.init(**options)
     try:
-        yield from _run(ray, jobs, work, workers, timeout_s)
+        there = float(ray.cluster_resources().get("GPU", 0))
+        if gpus > there:
+            raise ConfigError(f"asks for {gpus:g}, the cluster has {there:g}", where="gpus", mend="ask for fewer")
+        yield from _run(ray, jobs, work, workers, timeout_s, gpus)
     finally:
         if ours:
             ray.shutdown()
 
 
-def _run(ray: Any, jobs: Iterable[Any], work: Callable[[Any], Any], workers: int, timeout_s: float | None):
-    remote = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(Worker)
+def _run(ray: Any, jobs: Iterable[Any], work: Callable[[Any], Any], workers: int, timeout_s: float | None, gpus: float):
+    remote = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0, max_task_retries=0)(Worker)
     waiting = iter([job, 0] for job in jobs)
     again: list[list[Any]] = []
     busy: list[_Actor] = []

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
 import numpy as np
+from jaxtyping import Int
 
 from traceworld.errors import ExtractionError
-from traceworld.extract.keypoints import Keypoints, Representative, choose_keypoints
+from traceworld.extract.keypoints import Keypoints, Representative, choose_keypoints, grid_keypoints
 from traceworld.geometry.cameras import invert_rigid, project, unproject
 from traceworld.geometry.motion import trace_diameter
 from traceworld.perception.entities import EntityFinder
@@ -42,6 +43,7 @@ REPRESENTATIVES = 8
 MOVING_PX = 0.8  # residual flow between neighbouring frames that counts as motion, at 640 px width
 RETIRE_AFTER = 32  # frames unseen after which a point is not carried into the next chunk
 MAX_CELLS = 12_000_000  # frames × points of one clip: bounds memory for films of any length
+BLOCK_CELLS = 500_000  # frames × points whose paths are worked on at a time
 MAX_GAP = 4
 CHANGED_LEVEL = 5  # grey levels, mean over 5×5 px: above sensor and compression noise
 
@@ -133,6 +135,8 @@ class _Builder:
         self.carried: PointState | None = None
         self.carried_ids = np.zeros(0, np.int64)
         self.quality: dict[str, Any] = {"poses_held": 0, "camera": "still", "retired": 0}
+        self.both_ways = True  # flow backwards too: the embedded tracker needs it
+        self.later = False  # whether a chunk is done: the next begins with its last frame
         self.moved = False
         self.camera_rests = True
         self.textured_chunks = 0
@@ -144,14 +148,15 @@ class _Builder:
         chunk = _Chunk()
         for frame in self.source:
             self._append(chunk, frame)
-            if len(chunk.grays) >= size + (1 if self.pieces else 0):
+            if len(chunk.grays) >= size + (1 if self.later else 0):
                 self._finish(chunk)
+                self.later = True
                 chunk = chunk.last_only()
                 if progress:
                     progress(len(self.times))
         if not self.times:
             raise ExtractionError("has no frames", where=self.source.uri, mend="give a video with at least one frame")
-        if len(chunk.grays) > (1 if self.pieces else 0):
+        if len(chunk.grays) > (1 if self.later else 0):
             self._finish(chunk)
         if progress:
             progress(len(self.times))
@@ -164,7 +169,8 @@ class _Builder:
         small = self.flow.small(gray)
         if chunk.small:
             chunk.forward.append(self.flow.between(chunk.small[-1], small, self.width, self.height))
-            chunk.backward.append(self.flow.between(small, chunk.small[-1], self.width, self.height))
+            if self.both_ways:
+                chunk.backward.append(self.flow.between(small, chunk.small[-1], self.width, self.height))
         chunk.images.append(frame.image)
         chunk.grays.append(gray)
         chunk.small.append(small)
@@ -197,7 +203,7 @@ class _Builder:
         self.part += queries.part_id.tolist()
         self.query_frame += [chunk.index[t] for t in queries.frame]
         ids = np.concatenate([self.carried_ids, new_ids])
-        skip = 1 if self.pieces else 0
+        skip = 1 if self.later else 0
         self.pieces.append(
             _Piece(chunk.index[skip], ids, tracks.xyz_world[skip:], tracks.visible[skip:], tracks.valid[skip:])
         )
@@ -227,7 +233,7 @@ class _Builder:
                     self.quality["camera"] = "moving, not solved (no depth)"
             else:
                 chunk.poses = self._odometry(chunk, first)
-        self.poses.extend(chunk.poses[1 if self.pieces else 0 :])
+        self.poses.extend(chunk.poses[1 if self.later else 0 :])
 
     def _odometry(self, chunk: _Chunk, first: np.ndarray) -> list[np.ndarray]:
         self.quality["camera"] = "odometry"
@@ -297,7 +303,12 @@ class _Builder:
         held_xy = dict.fromkeys(range(len(frames)), carried_xy)
         budget = int(self.config.num_keypoints)
         room = min(int(self.tracking.max_total * budget), MAX_CELLS // len(self.times)) - len(self.part)
-        keypoints = choose_keypoints(maps, reps, budget, self._held_parts(), held_xy, limit)
+        side = int(getattr(self.config, "grid", 0))
+        keypoints = (
+            grid_keypoints(maps, side, self.width, self.height, carried_xy)
+            if side
+            else choose_keypoints(maps, reps, budget, self._held_parts(), held_xy, limit)
+        )
         self.textured_chunks += bool(len(keypoints))
         return (
             Keypoints(keypoints.frame[:room], keypoints.xy_px[:room], keypoints.part_id[:room])
@@ -365,17 +376,19 @@ class _Builder:
         frames, count = len(self.times), len(self.part)
         xyz = np.full((frames, count, 3), np.nan, np.float32)
         visible, valid = np.zeros((frames, count), bool), np.zeros((frames, count), bool)
-        for piece in self.pieces:
+        while self.pieces:  # a long film is not held twice
+            piece = self.pieces.pop()
             span = slice(piece.start, piece.start + len(piece.xyz))
             xyz[span, piece.ids], visible[span, piece.ids], valid[span, piece.ids] = (
                 piece.xyz,
                 piece.visible,
                 piece.valid,
             )
-        xyz, valid = fill_gaps(xyz, valid, MAX_GAP)
+        for some in point_blocks(frames, np.arange(count)):
+            xyz[:, some], valid[:, some] = fill_gaps(xyz[:, some], valid[:, some], MAX_GAP)
         poses = np.stack(self.poses)
         cameras = Cameras(np.repeat(self.K[None], frames, 0), poses, self.width, self.height)
-        diameter = self._diameters(xyz.astype(np.float64), visible, poses)
+        diameter = self._diameters(xyz, visible, poses)
         moving = diameter > float(self.config.tau_moving_px) * self.px
         traces = Traces(
             xyz, visible, valid, np.asarray(self.part, np.int32), moving, np.asarray(self.query_frame, np.int64)
@@ -397,10 +410,18 @@ class _Builder:
         view_of_point = view_of_frame.reshape(-1)[np.asarray(self.query_frame, np.int64)]
         diameter = np.zeros(xyz_world.shape[1])
         for view in np.unique(view_of_point):
-            mine = view_of_point == view
-            seen = project(xyz_world[:, mine], self.K, views[view])
-            diameter[mine] = trace_diameter(seen, visible[:, mine], float(self.config.lambda_z))
+            for mine in point_blocks(len(xyz_world), np.flatnonzero(view_of_point == view)):
+                seen = project(xyz_world[:, mine].astype(np.float64), self.K, views[view])
+                diameter[mine] = trace_diameter(seen, visible[:, mine], float(self.config.lambda_z))
         return diameter
+
+
+def point_blocks(frames: int, points: Int[np.ndarray, " M"]) -> Iterator[Int[np.ndarray, " m"]]:
+    """The points in blocks whose paths over `frames` are at most `BLOCK_CELLS` positions, so that what is computed from them
+    takes little memory however long the film."""
+    size = max(1, BLOCK_CELLS // max(1, frames))
+    for start in range(0, len(points), size):
+        yield points[start : start + size]
 
 
 def _cell_share(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:

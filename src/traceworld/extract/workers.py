@@ -95,8 +95,16 @@ class _Task(Generic[Job]):
     deaths: int = 0
 
 
+def _never(_: Any) -> bool:
+    return False
+
+
 def run_in_processes(
-    jobs: Iterable[Job], work: Callable[[Job], Result], workers: int, timeout_s: float | None = None
+    jobs: Iterable[Job],
+    work: Callable[[Job], Result],
+    workers: int,
+    timeout_s: float | None = None,
+    worn: Callable[[Result], bool] = _never,
 ) -> Iterator[Result | Loss[Job]]:
     """Results in the order in which they come.
 
@@ -105,6 +113,7 @@ def run_in_processes(
         work: an importable function of one job; what it returns must be picklable.
         workers: processes at a time.
         timeout_s: a job that takes longer is killed (None: never). Starting the process does not count.
+        worn: says of an answer whether its process should do no more jobs; another one takes its place.
 
     Yields:
         `work(job)`, or a `Loss` where the process ran out of time or died twice over the job. (The first death may be a
@@ -126,7 +135,7 @@ def run_in_processes(
                 worker.give(task)
             if not busy:
                 return
-            yield from _collect(busy, idle, again, timeout_s)
+            yield from _collect(busy, idle, again, timeout_s, worn)
     finally:
         for worker in busy:
             worker.end(0.0)
@@ -145,7 +154,11 @@ def _living(idle: list[_Worker[Job]]) -> _Worker[Job] | None:
 
 
 def _collect(
-    busy: list[_Worker[Job]], idle: list[_Worker[Job]], again: list[_Task[Job]], timeout_s: float | None
+    busy: list[_Worker[Job]],
+    idle: list[_Worker[Job]],
+    again: list[_Task[Job]],
+    timeout_s: float | None,
+    worn: Callable[[Any], bool],
 ) -> Iterator[Any]:
     """Wait until at least one worker answers, dies or runs out of time, and sort the workers anew."""
     first = min(worker.deadline(timeout_s) for worker in busy)
@@ -163,7 +176,10 @@ def _collect(
                 continue
             if answered:
                 busy.remove(worker)
-                idle.append(worker)
+                if worn(answer):
+                    worker.end(_EXIT_S)
+                else:
+                    idle.append(worker)
                 yield answer
         elif time.monotonic() >= worker.deadline(timeout_s):
             busy.remove(worker)

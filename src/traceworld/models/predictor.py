@@ -15,7 +15,7 @@ ENTRY_POINT_GROUP = "traceworld.predictors"
 WEIGHTS = Path(__file__).parent / "weights"
 
 _BY_ADDRESS = ("nearest-example", "openai", "robotracer")
-_SHIPPED = ("mu0-nano", "tracegen-nano")
+_SHIPPED = ("mu0-nano", "tracegen-nano", "robotracer-nano")
 
 
 @runtime_checkable
@@ -43,7 +43,8 @@ def predictor_names() -> list[str]:
 
 
 def load_predictor(name_or_path: str | Path, device: str = "cpu") -> TracePredictor:
-    """A predictor by name (`mu0-nano`, `tracegen-nano`, `nothing-moves`, `constant-velocity`, a plug-in's) or from a checkpoint folder.
+    """A predictor by name (`mu0-nano`, `tracegen-nano`, `robotracer-nano`, `nothing-moves`, `constant-velocity`, a plug-in's)
+    or from a checkpoint folder.
 
     Also `nearest-example:CORPUS` (clip store), `openai:MODEL@URL` (any vision-language model behind an OpenAI-compatible
     endpoint; `models.remote.vlm`) and `robotracer:URL` (`models.remote.robotracer`).

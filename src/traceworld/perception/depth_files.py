@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,13 +11,18 @@ import numpy as np
 from jaxtyping import Float32
 from PIL import Image, UnidentifiedImageError
 
-from traceworld.errors import DepthError
+from traceworld.errors import DepthError, MediaError
+from traceworld.perception.source_base import check_picture_size
 
 DEPTH_SUFFIXES = (".png", ".tif", ".tiff", ".npy")
 PLAUSIBLE_M = (0.05, 50.0)
 """Median depth of a scene that anything is manipulated in; outside it, the unit must be wrong."""
 _COMMON_UNITS_M = (0.001, 1.0, 0.01, 0.0001)
 _UINT16_TOP = 65535
+_BAD_FILE = (
+    OSError, ValueError, SyntaxError, EOFError, OverflowError, tokenize.TokenError, UnidentifiedImageError,
+    Image.DecompressionBombError,
+)  # fmt: skip
 
 
 def read_depth_file(path: Path) -> np.ndarray:
@@ -27,16 +33,21 @@ def read_depth_file(path: Path) -> np.ndarray:
     """
     try:
         if path.suffix.lower() == ".npy":
-            raw = np.load(path, allow_pickle=False)
+            raw = _mapped(path)
         else:
             with Image.open(path) as picture:
+                check_picture_size(*picture.size, str(path))
                 raw = np.asarray(picture)
-    except (OSError, ValueError, SyntaxError, EOFError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except MediaError as error:
+        raise DepthError(error.message, where=error.where, mend=error.mend) from error
+    except _BAD_FILE as error:
         raise DepthError(f"cannot be read as a depth image: {error}", where=str(path), mend="replace it") from error
     if raw.ndim != 2:
         raise DepthError(
             f"has shape {raw.shape}; depth is one channel", where=str(path), mend="store it as 16-bit grey"
         )
+    if raw.dtype.kind not in "buif":
+        raise DepthError(f"holds {raw.dtype}, no numbers", where=str(path), mend="store float32 metres")
     if raw.dtype == np.uint8 or raw.dtype == np.bool_:
         raise DepthError(
             "has 8 bits per pixel, too few for metric depth",
@@ -46,9 +57,19 @@ def read_depth_file(path: Path) -> np.ndarray:
     return raw
 
 
+def _mapped(path: Path) -> np.ndarray:
+    """An NPY array; its header may claim any size, so it is mapped first: what is not in the file cannot be asked for."""
+    mapped = np.lib.format.open_memmap(path, mode="r")
+    if mapped.ndim != 2:
+        return mapped
+    check_picture_size(mapped.shape[1], mapped.shape[0], str(path))
+    return np.array(mapped)
+
+
 def to_metres(raw: np.ndarray, unit_m: float, invalid: float | None = None) -> Float32[np.ndarray, "H W"]:
     """Stored values → metres. 0, negative, non-finite, 65535 in integer images, and `invalid` become NaN."""
-    depth_m = raw.astype(np.float32) * np.float32(unit_m)
+    with np.errstate(invalid="ignore", over="ignore"):  # values that are no depth end as NaN below
+        depth_m = raw.astype(np.float32) * np.float32(unit_m)
     usable = np.isfinite(depth_m) & (raw > 0)
     if np.issubdtype(raw.dtype, np.integer):
         usable &= raw != _UINT16_TOP

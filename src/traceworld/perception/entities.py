@@ -104,7 +104,7 @@ class EntityFinder:
         return EntityMaps(labels, frozenset(self._moving))
 
     def _identify(self, pieces: list[Piece]) -> list[int]:
-        scores = np.array([[match_score(old, new) for new in pieces] for _, old in self._last])
+        scores = match_scores([old for _, old in self._last], pieces)
         ids = [-1] * len(pieces)
         if scores.size:
             for row, column in zip(*linear_sum_assignment(-scores), strict=True):
@@ -116,12 +116,18 @@ class EntityFinder:
         return ids
 
 
-def match_score(old: Piece, new: Piece) -> float:
-    """Half feature similarity, half spatial overlap (of the smaller one), in [0,1]."""
-    alike = float(np.exp(-((old.feature - new.feature) ** 2).sum() / 8.0))
-    both = np.count_nonzero(old.mask & new.mask)
-    overlap = both / max(1, min(int(old.mask.sum()), int(new.mask.sum())))
-    return 0.5 * (alike + overlap) if alike > 0.1 else 0.0
+def match_scores(old: list[Piece], new: list[Piece]) -> np.ndarray:
+    """[old,new] half feature similarity, half spatial overlap (of the smaller one), in [0,1]."""
+    if not old or not new:
+        return np.zeros((len(old), len(new)))
+    apart = np.stack([piece.feature for piece in old])[:, None] - np.stack([piece.feature for piece in new])[None]
+    alike = np.exp(-(apart**2).sum(-1) / 8.0).astype(np.float64)
+    # Counts of cells below 2^24 are exact in float32, and a product of matrices counts them all at once.
+    masks = [np.stack([piece.mask.ravel() for piece in pieces]).astype(np.float32) for pieces in (old, new)]
+    both = masks[0] @ masks[1].T
+    smaller = np.minimum(masks[0].sum(1)[:, None], masks[1].sum(1)[None])
+    overlap = both.astype(np.float64) / np.maximum(1.0, smaller)
+    return np.where(alike > 0.1, 0.5 * (alike + overlap), 0.0)
 
 
 def cluster_cells(features: Float[np.ndarray, "R h w C"], clusters: int, seed: int) -> Int[np.ndarray, "R h w"]:
@@ -157,19 +163,20 @@ def cut_pieces(
             mask for mask in regions if np.count_nonzero(mask & displaced) >= _DISPLACED_SHARE * np.count_nonzero(mask)
         ]
         moving = np.any(regions, axis=0).astype(np.uint8) if regions else np.zeros_like(moving)
-    pieces = [Piece(mask, features[mask].mean(0), True) for mask in regions]
+    found = [(mask, True) for mask in regions]
     limit = _MAX_STATIC_SHARE * motion.size
     for cluster in np.unique(clusters):
-        for mask in _components((clusters == cluster) & (moving == 0)):
-            if _MIN_CELLS <= np.count_nonzero(mask) <= limit:
-                pieces.append(Piece(mask, features[mask].mean(0), False))
-    pieces.sort(key=lambda piece: (not piece.moving, -np.count_nonzero(piece.mask)))
-    return pieces[:60]
+        masks = _components((clusters == cluster) & (moving == 0), _MIN_CELLS)
+        found += [(mask, False) for mask in masks if np.count_nonzero(mask) <= limit]
+    found.sort(key=lambda piece: (not piece[1], -np.count_nonzero(piece[0])))
+    return [Piece(mask, features[mask].mean(0), moves) for mask, moves in found[:60]]
 
 
-def _components(mask: np.ndarray) -> list[np.ndarray]:
-    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
-    return [labels == i for i in range(1, count)]
+def _components(mask: np.ndarray, least: int = 1) -> list[np.ndarray]:
+    """Connected regions of at least so many cells."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    large = stats[:, cv2.CC_STAT_AREA] >= least
+    return [labels == i for i in range(1, len(stats)) if large[i]]
 
 
 def _moving_regions(clusters: np.ndarray, moving: np.ndarray) -> list[np.ndarray]:

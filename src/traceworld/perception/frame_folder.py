@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from traceworld.errors import MediaError
 from traceworld.perception.intrinsics import assumed_K
-from traceworld.perception.source_base import RawFrame, SourceBase, SourceOptions, resize_image
+from traceworld.perception.source_base import RawFrame, SourceBase, SourceOptions, check_picture_size, resize_image
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _BAD_IMAGE = (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError)
@@ -39,10 +39,11 @@ def read_image(path: Path) -> UInt8[np.ndarray, "H W 3"]:
     """Read a picture as upright RGB, whatever its mode (grey, 16-bit, palette, alpha, CMYK).
 
     Raises:
-        MediaError: missing, damaged, truncated or no picture.
+        MediaError: missing, damaged, truncated, no picture, or one of more than `MAX_PIXELS`.
     """
     try:
         with Image.open(path) as picture:
+            check_picture_size(*picture.size, str(path))
             picture.load()
             turned = ImageOps.exif_transpose(picture)
             if turned.mode.startswith(("I", "F")):  # 16-bit grey: PIL's own conversion would clip it

@@ -109,7 +109,7 @@ def _numbers(fields: dict[str, Any], name: str, where: str, *shapes: tuple[int, 
         return None
     try:
         value = np.asarray(fields[name], np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise MediaError(f"is not numeric: {error}", where=f"{where}: {name}") from error
     fits = any(
         len(shape) == value.ndim and all(want in (-1, have) for want, have in zip(shape, value.shape, strict=True))
@@ -157,7 +157,7 @@ def read_clip_file(path: Path) -> ClipFile:
     where = str(path)
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise MediaError(f"is not readable JSON: {error}", where=where, mend="see docs/format.md") from error
     if not isinstance(fields, dict):
         raise MediaError("is not a JSON object", where=where, mend="see docs/format.md")

@@ -18,6 +18,8 @@ from traceworld.perception.intrinsics import ASSUMED_FOV_DEG
 
 MIN_SIDE = 16
 """Smallest image side, in pixels, in which motion can be followed."""
+MAX_PIXELS = 2**26
+"""Pixels of a picture, as its header states them, above which nothing is decoded: twice 8K. A few bytes can claim any size."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,20 @@ class RawFrame(NamedTuple):
     load: Callable[[], tuple[UInt8[np.ndarray, "H W 3"], Float32[np.ndarray, "H W"] | None, np.ndarray | None]]
 
 
+def check_picture_size(width: int, height: int, where: str) -> None:
+    """Refuse a picture by the size in its header, before memory is taken for it.
+
+    Raises:
+        MediaError: it has more than `MAX_PIXELS`.
+    """
+    if width * height > MAX_PIXELS:
+        raise MediaError(
+            f"states a size of {width}×{height}, more than {MAX_PIXELS / 1e6:.0f} million pixels",
+            where=where,
+            mend="scale it down; if the size is not true, the header is damaged",
+        )
+
+
 def capped_size(width: int, height: int, max_side: int) -> tuple[int, int]:
     """Size after scaling the longer side down to `max_side`; unchanged if it is not longer."""
     longest = max(width, height)
@@ -97,6 +113,7 @@ class SourceBase:
                 where=uri,
                 mend=f"at least {MIN_SIDE} px a side",
             )
+        check_picture_size(native_width, native_height, uri)
         self.uri = uri
         self.options = options
         self.width, self.height = capped_size(native_width, native_height, options.max_side)

@@ -18,12 +18,21 @@ from jaxtyping import UInt8
 
 from traceworld.errors import MediaError
 from traceworld.perception.intrinsics import assumed_K
-from traceworld.perception.source_base import RawFrame, SourceBase, SourceOptions, StrictClock, resize_image
+from traceworld.perception.source_base import (
+    MAX_PIXELS,
+    RawFrame,
+    SourceBase,
+    SourceOptions,
+    StrictClock,
+    check_picture_size,
+    resize_image,
+)
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".gif", ".wmv", ".flv")
 _NOT_PICTURES = {"ansi", "bintext", "xbin", "idf"}  # FFmpeg "decodes" plain text as terminal art
 
 _NO_TIMES = {"avi", "h264", "hevc", "m4v", "mjpeg"}
+_DECODING = {"max_pixels": str(MAX_PIXELS)}  # pictures that claim more are refused before memory is taken for them
 
 
 def _open_container(path: Path) -> Any:
@@ -32,7 +41,7 @@ def _open_container(path: Path) -> Any:
         raise MediaError("the file is empty", where=str(path), mend="copy or record it again")
     try:
         # Only local files: a crafted playlist must not make the reader fetch anything.
-        container = av.open(str(path), options={"protocol_whitelist": "file"})
+        container = av.open(str(path), options={"protocol_whitelist": "file", **_DECODING})
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise MediaError(
             f"is not a video that can be read, or its header is missing or cut off: {_reason(error)}",
@@ -43,10 +52,19 @@ def _open_container(path: Path) -> Any:
     if not streams or streams[0].codec_context is None or streams[0].codec_context.name in _NOT_PICTURES:
         container.close()
         raise MediaError("holds no video", where=str(path), mend="give a video file, a frame folder or an RGB-D folder")
+    codec = streams[0].codec_context
+    codec.options = dict(_DECODING)  # those of the container hold for looking into it, not for decoding
+    try:
+        check_picture_size(codec.width, codec.height, str(path))
+    except MediaError:
+        container.close()
+        raise
     return container
 
 
 def _reason(error: BaseException) -> str:
+    if isinstance(error, av.error.ArgumentError):
+        return f"it is damaged, or states a size of more than {MAX_PIXELS / 1e6:.0f} million pixels"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
@@ -153,6 +171,8 @@ class VideoSource(SourceBase):
         while True:
             try:
                 frame = next(frames, None)
+            except MemoryError:  # says nothing about the file
+                raise
             except (av.error.FFmpegError, ValueError) as error:
                 problem = f"cannot be decoded: {_reason(error)}"
             else:

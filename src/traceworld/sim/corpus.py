@@ -32,9 +32,9 @@ from traceworld.sim.tasks import resolve_tasks
 from traceworld.sim.variety import Variety
 from traceworld.sim.workers import one_thread
 from traceworld.sim.worlds import STEP_S, Rollout, Stage, World, versions
-from traceworld.traces.store import DatasetWriter
+from traceworld.traces.manifest import read_statuses
 from traceworld.traces.types import Clip, Media
-from traceworld.traces.writer import read_statuses
+from traceworld.traces.writer import DatasetWriter
 
 log = logging.getLogger(__name__)
 

@@ -14,18 +14,15 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from traceworld.errors import DatasetError
 from traceworld.traces.atomic import read_json, write_json
+from traceworld.traces.manifest import CACHE
 from traceworld.traces.schema import Shard, media_from_dict
 from traceworld.traces.types import Cameras, Clip, Event, Traces
-from traceworld.traces.writer import CACHE
-
-if TYPE_CHECKING:
-    from traceworld.traces.store import Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +41,19 @@ _ARRAYS: dict[str, tuple[type, str, tuple[int, ...]]] = {
     "moving": (np.bool_, "N", ()),
     "query_frame": (np.int32, "N", ()),
 }
+
+
+@runtime_checkable
+class ShardedClips(Protocol):
+    """What a cache is made from; `store.Dataset` is one."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def shards(self) -> list[Path]: ...
+
+    def __iter__(self) -> Iterator[Clip]: ...
 
 
 class TraceCache:
@@ -69,7 +79,7 @@ class TraceCache:
         self._made: dict[int, Clip] = {}
 
     @classmethod
-    def of(cls, dataset: Dataset, *, build: bool, folder: Path | None) -> TraceCache:
+    def of(cls, dataset: ShardedClips, *, build: bool, folder: Path | None) -> TraceCache:
         """The cache of a dataset; see `Dataset.cache`."""
         kept_in = folder or dataset.path / CACHE
         home = kept_in / fingerprint(dataset)
@@ -161,7 +171,7 @@ def _mapped(path: Path, dtype: type, trailing: tuple[int, ...]) -> np.ndarray:
     return array.view(np.ndarray)
 
 
-def fingerprint(dataset: Dataset) -> str:
+def fingerprint(dataset: ShardedClips) -> str:
     """16 characters that change when a shard is added, removed or rewritten."""
     digest = hashlib.blake2b(f"cache {CACHE_VERSION}".encode(), digest_size=8)
     for shard in dataset.shards:
@@ -170,7 +180,7 @@ def fingerprint(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
-def _build(dataset: Dataset, home: Path) -> None:
+def _build(dataset: ShardedClips, home: Path) -> None:
     """Fill a folder beside `home`, then rename it. Processes that build at the same time end up with one of them."""
     rows: dict[str, int] = dict.fromkeys(("TN", "T", "N"), 0)
     for shard in dataset.shards:
@@ -213,7 +223,7 @@ def _remove_older(home: Path) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _fill(dataset: Dataset, arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+def _fill(dataset: ShardedClips, arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     ends = dict.fromkeys(("TN", "T", "N"), 0)
     clips = []
     for clip in dataset:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from traceworld.errors import DatasetError, InvalidInputError
 from traceworld.extras import require
+from traceworld.traces.manifest import CLIPS, DATASET_FILE, MANIFEST_FILE, MEDIA, STATUS
 from traceworld.traces.store import Dataset, open_dataset
-from traceworld.traces.writer import CLIPS, DATASET_FILE, MANIFEST_FILE, MEDIA, STATUS
 
 FILES = [DATASET_FILE, MANIFEST_FILE, f"{CLIPS}/*.parquet", f"{STATUS}/*.json", f"{MEDIA}/*"]
 """What goes: patterns as the hub reads them (`*` crosses folders). The cache, temporary and hidden files stay."""

@@ -7,20 +7,18 @@ and the result does not depend on the order of the clips.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from traceworld.errors import DatasetError
 from traceworld.geometry.cameras import project
+from traceworld.traces.cache import TraceCache
 from traceworld.traces.cutting import WindowConfig, cut_window
 from traceworld.traces.media import frames_with_pictures, read_depth
 from traceworld.traces.schema import Shard
+from traceworld.traces.store import Dataset
 from traceworld.traces.types import Clip
-
-if TYPE_CHECKING:
-    from traceworld.traces.cache import TraceCache
-    from traceworld.traces.store import Dataset
 
 PERCENTILE = 95.0
 DEPTH_PERCENTILES = (1.0, 99.0)

@@ -5,26 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from traceworld.errors import DatasetError
 from traceworld.traces.atomic import read_json
-from traceworld.traces.schema import FORMAT_VERSION, Shard, check_version
+from traceworld.traces.cache import TraceCache
+from traceworld.traces.manifest import CLIPS, DATASET_FILE, MANIFEST_FILE, STATUS, read_manifest, read_statuses
+from traceworld.traces.schema import Shard, check_version
 from traceworld.traces.types import Clip
-from traceworld.traces.writer import (
-    CLIPS,
-    DATASET_FILE,
-    MANIFEST_FILE,
-    STATUS,
-    DatasetWriter,
-    read_manifest,
-    read_statuses,
-)
-
-if TYPE_CHECKING:
-    from traceworld.traces.cache import TraceCache
-
-__all__ = ["FORMAT_VERSION", "Dataset", "DatasetWriter", "open_dataset"]
 
 
 def open_dataset(path: str | Path) -> Dataset:
@@ -159,6 +147,4 @@ class Dataset:
         Raises:
             DatasetError: it is not there and `build` is False, or cannot be written.
         """
-        from traceworld.traces.cache import TraceCache
-
         return TraceCache.of(self, build=build, folder=Path(folder) if folder else None)

@@ -6,54 +6,31 @@ at all, and an item counts as done when its status file is there. So a killed ru
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import Any, get_args
 
 from traceworld.errors import DatasetError, InvalidInputError
 from traceworld.traces.atomic import TEMP_SUFFIX, read_json, write_atomically, write_json
-from traceworld.traces.schema import FORMAT_VERSION, check_version, write_shard
-from traceworld.traces.types import Clip
-
-DATASET_FILE, MANIFEST_FILE = "dataset.json", "manifest.parquet"
-CLIPS, STATUS, MEDIA, CACHE = "clips", "status", "media", "cache"
-
-Status = Literal["ok", "skipped", "failed"]
-
-MANIFEST_SCHEMA = pa.schema(
-    [
-        ("item_id", pa.string()),
-        ("status", pa.string()),
-        ("stage", pa.string()),
-        ("error", pa.string()),
-        ("clips", pa.list_(pa.string())),
-        ("shard", pa.string()),
-        ("shard_bytes", pa.int64()),
-        ("source", pa.string()),
-        ("timings", pa.string()),
-        ("attempts", pa.int64()),
-        ("input_mark", pa.string()),
-        ("traceback", pa.string()),
-    ]
+from traceworld.traces.manifest import (
+    CACHE,
+    CLIPS,
+    DATASET_FILE,
+    MANIFEST_FILE,
+    MEDIA,
+    STATUS,
+    Status,
+    earlier_shard,
+    item_name,
+    read_statuses,
+    shard_of,
+    write_manifest,
 )
-
-
-def item_name(item_id: str) -> str:
-    """File name stem of an item, a function of its id alone: readable part plus a hash that keeps ids apart.
-
-    Raises:
-        InvalidInputError: the id is empty.
-    """
-    if not item_id:
-        raise InvalidInputError("is empty", where="item_id", mend="give every input item its own id, e.g. its path")
-    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", item_id).strip("-.")[-60:].lstrip("-.") or "item"
-    return f"{readable}-{hashlib.blake2b(item_id.encode(), digest_size=6).hexdigest()}"
+from traceworld.traces.schema import FORMAT_VERSION, check_version, write_shard
+from traceworld.traces.statistics import count_contents, default_statistics
+from traceworld.traces.store import open_dataset
+from traceworld.traces.types import Clip
 
 
 class DatasetWriter:
@@ -116,7 +93,8 @@ class DatasetWriter:
         input_mark: str = "",
         traceback: str = "",
     ) -> None:
-        """Write what came of one input item. Writing an item again replaces it.
+        """Write what came of one input item. Writing an item again replaces it. A failure puts the clips of an earlier
+        success aside (`manifest.earlier_shard`), where no reader looks, but the next attempt finds what it need not repeat.
 
         Args:
             item_id: unique name of the input (its path, or task and episode).
@@ -136,11 +114,15 @@ class DatasetWriter:
         clips = list(clips)
         _check_item(item_id, clips, status)
         name = item_name(item_id)
-        shard = self.path / CLIPS / f"{name}.parquet"
+        shard, earlier = shard_of(self.path, item_id), earlier_shard(self.path, item_id)
         if clips:
             write_atomically(shard, lambda temporary: write_shard(temporary, clips))
+        elif status == "failed" and shard.exists():
+            os.replace(shard, earlier)  # before the status: a kill in between leaves an item that is not done
         else:
-            shard.unlink(missing_ok=True)  # before the status: a kill in between leaves an item that is not done
+            shard.unlink(missing_ok=True)
+        if status != "failed":
+            earlier.unlink(missing_ok=True)
         write_json(
             self.path / STATUS / f"{name}.json",
             {
@@ -194,9 +176,6 @@ class DatasetWriter:
         Returns:
             The content of `dataset.json`.
         """
-        from traceworld.traces.statistics import count_contents, default_statistics
-        from traceworld.traces.store import open_dataset
-
         for folder in (CLIPS, STATUS) if alone else ():
             for left_over in (self.path / folder).glob(f".*{TEMP_SUFFIX}"):
                 left_over.unlink(missing_ok=True)
@@ -226,29 +205,3 @@ def _check_item(item_id: str, clips: Sequence[Clip], status: str) -> None:
     ids = [clip.clip_id for clip in clips]
     if len(set(ids)) < len(ids):
         raise InvalidInputError("two clips share an id", where=where, mend="number the clips of an item")
-
-
-def read_statuses(path: Path) -> Iterable[dict[str, Any]]:
-    """The status files of a dataset folder, in the order of their names."""
-    return [read_json(file) for file in sorted((path / STATUS).glob("*.json"))]
-
-
-def write_manifest(path: Path, items: Sequence[Mapping[str, Any]]) -> None:
-    """Write status records as `manifest.parquet`, one row per input item."""
-    rows = [{**item, "timings": json.dumps(item["timings"], sort_keys=True)} for item in items]
-    pq.write_table(pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA), path, compression="zstd")
-
-
-def read_manifest(path: Path) -> list[dict[str, Any]]:
-    """The rows of `manifest.parquet`, `timings` parsed.
-
-    Raises:
-        DatasetError: the file is damaged.
-    """
-    try:
-        rows = pq.read_table(path, use_threads=False).to_pylist()
-        return [{**row, "timings": json.loads(row["timings"])} for row in rows]
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise DatasetError(
-            f"is damaged: {error}", where=str(path), mend="delete it and run DatasetWriter(folder).finalise()"
-        ) from error

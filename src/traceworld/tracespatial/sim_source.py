@@ -14,6 +14,7 @@ from traceworld.sim.tabletop_photo import SIZES, Photo, photograph, random_camer
 from traceworld.sim.tableware import surface_points
 from traceworld.tracespatial.captions import captioned
 from traceworld.tracespatial.scene import OrientedBox, Scene, SceneObject
+from traceworld.tracespatial.sim_views import ViewVariety, drawn_scale, scaled_scene, varied_camera
 
 UNNAMED = ("floor", "wall")
 """What is there but is never spoken of."""
@@ -29,6 +30,7 @@ class SimSourceConfig:
         views: pictures per table; each is a scene of its own.
         cloud_points: surface points per object.
         shadows: cast shadows (slower).
+        variety: many lenses and scales (`sim_views`); None: one kind of camera, the world as large as it is set.
     """
 
     table: TabletopConfig = field(default_factory=TabletopConfig)
@@ -36,6 +38,7 @@ class SimSourceConfig:
     views: int = 1
     cloud_points: int = 400
     shadows: bool = False
+    variety: ViewVariety | None = None
 
     def __post_init__(self):
         if self.views < 1 or self.cloud_points < 8 or not self.sizes:
@@ -50,10 +53,15 @@ def sim_scenes(seed: int, config: SimSourceConfig = SimSourceConfig()) -> tuple[
     """
     table = set_table(seed, config.table)
     rng = np.random.default_rng([seed, 0xCA3E])
-    cameras = [random_camera(table, rng, config.sizes) for _ in range(config.views)]
+    variety = config.variety
+    cameras = [
+        random_camera(table, rng, config.sizes) if variety is None else varied_camera(table, rng, config.sizes, variety)
+        for _ in range(config.views)
+    ]
     photos = photograph(table, cameras, shadows=config.shadows)
     clouds = [_cloud(thing, table.seed, config.cloud_points) for thing in table.things]
-    return tuple(_scene(table, photo, clouds, view) for view, photo in enumerate(photos))
+    scenes = [_scene(table, photo, clouds, view) for view, photo in enumerate(photos)]
+    return tuple(scene if variety is None else scaled_scene(scene, drawn_scale(rng, variety)) for scene in scenes)
 
 
 def sim_stream(first_seed: int, number: int, config: SimSourceConfig = SimSourceConfig()) -> Iterator[Scene]:

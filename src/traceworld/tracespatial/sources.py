@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 import zlib
@@ -68,12 +69,16 @@ class SimSource:
 
     Args:
         seed: which tables. views: pictures per table.
+        varied: many lenses and scales, so that a picture alone does not tell metres (`sim_views`).
+        sizes: picture sizes (width, height) to draw from; () for the usual ones.
     """
 
-    def __init__(self, seed: int = 0, views: int = 1):
+    def __init__(self, seed: int = 0, views: int = 1, varied: bool = False, sizes: Sequence[tuple[int, int]] = ()):
         if seed < 0 or views < 1:
             raise ConfigError(f"seed {seed}, {views} views", where="SimSource", mend="seed ≥ 0, views ≥ 1")
-        self.name, self.seed, self.views = f"sim seed {seed} views {views}", seed, views
+        self.seed, self.views, self.varied, self.sizes = seed, views, varied, tuple(sizes)
+        self.name = f"sim seed {seed} views {views}{' varied' if varied else ''}"
+        self.name += "".join(f" {width}x{height}" for width, height in self.sizes)
         self._held: tuple[int, tuple[Scene, ...]] | None = None
 
     def scene_ids(self) -> Iterator[str]:
@@ -84,13 +89,17 @@ class SimSource:
     def load(self, scene_id: str) -> Scene:
         """Raises InvalidInputError for an id of another form, MissingExtraError or RenderingError without the simulator."""
         from traceworld.tracespatial.sim_source import SimSourceConfig, sim_scenes
+        from traceworld.tracespatial.sim_views import ViewVariety
 
         match = re.fullmatch(r"sim-(\d+)-(\d+)", scene_id)
         if match is None or int(match.group(2)) >= self.views:
             raise InvalidInputError(f"no scene {scene_id!r}", where=self.name)
         table, view = int(match.group(1)), int(match.group(2))
         if self._held is None or self._held[0] != table:
-            self._held = (table, sim_scenes(table, SimSourceConfig(views=self.views)))
+            config = SimSourceConfig(views=self.views, variety=ViewVariety() if self.varied else None)
+            if self.sizes:
+                config = dataclasses.replace(config, sizes=self.sizes)
+            self._held = (table, sim_scenes(table, config))
         return self._held[1][view]
 
     def traces(self, scene: Scene, seed: int, number: int) -> list[TraceSet]:

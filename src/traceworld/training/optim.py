@@ -50,7 +50,7 @@ def build_optimizers(model: nn.Module, config: TrainConfig, is_backbone: Callabl
     Raises:
         ConfigError: Muon is asked for and this torch has none (it came with 2.9).
     """
-    wide = _wide_matrices(model) if config.optimizer == "muon" else set()
+    wide = wide_matrices(model) if config.optimizer == "muon" else set()
     groups = parameter_groups(model, config, is_backbone)
     rest = [{**group, "params": [p for p in group["params"] if p not in wide]} for group in groups]
     adamw = torch.optim.AdamW(
@@ -71,7 +71,8 @@ def build_optimizers(model: nn.Module, config: TrainConfig, is_backbone: Callabl
     return Optimizers(muon, adamw)
 
 
-def _wide_matrices(model: nn.Module) -> set[nn.Parameter]:
+def wide_matrices(model: nn.Module) -> set[nn.Parameter]:
+    """Weights of linear layers that are wide enough for Muon. Raises ConfigError: there is none."""
     linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
     found = {cast(nn.Parameter, m.weight) for m in linear if min(m.weight.shape) >= _MUON_MIN_SIDE}
     if not found:

@@ -1,5 +1,6 @@
 """Fine-tuning through transformers' Trainer: what is trained, on what, and that a stopped run goes on as if it had not been."""
 
+import dataclasses
 import json
 
 import blocks
@@ -10,6 +11,7 @@ pytest.importorskip("accelerate", reason="the robotracer extra is not installed;
 pytest.importorskip("transformers")
 
 import robotracer_toys as toys
+import short_toys
 from safetensors.torch import load_file
 from stopping import StopAt
 
@@ -88,6 +90,24 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(straight, records, tmp_path
     assert weights(tmp_path).keys() == weights(straight[0]).keys()
     for name, tensor in weights(straight[0]).items():
         assert torch.equal(tensor, weights(tmp_path)[name]), name
+
+
+def test_muon_in_half_precision_goes_on_as_if_it_had_not_been_stopped(records, tmp_path):
+    options = config(optimizer="muon", precision="bf16")
+    apart = [dataclasses.replace(record, turns=record.turns * 3, apart=True) for record in records]
+
+    def trained(out, *callbacks):
+        model, processor = short_toys.make()
+        usual = model.vlm.config._attn_implementation
+        train_sft(model, processor, Examples(apart, seed=3, most_apart=2), options, out, callbacks)
+        assert model.vlm.config._attn_implementation == usual
+        return model.state_dict()
+
+    whole = trained(tmp_path / "whole")
+    trained(tmp_path / "cut", StopAt(2))
+    again = trained(tmp_path / "cut")
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, again[name]), name
 
 
 def test_a_run_is_not_continued_with_other_options(straight, records):

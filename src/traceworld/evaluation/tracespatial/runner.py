@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from traceworld.errors import ConfigError, DatasetError
+from traceworld.evaluation.tracespatial.references import StraightLine
 from traceworld.geometry.cameras import px_to_uv, uv_to_px
 from traceworld.geometry.sampling import farthest_point_sampling
 from traceworld.models.predictor import TracePredictor
@@ -101,7 +102,7 @@ class RunOptions:
 
 def run_bench(
     bench: Bench,
-    model: TextModel | TracePredictor,
+    model: TextModel | TracePredictor | StraightLine,
     out: str | Path,
     task: Task,
     options: RunOptions | None = None,
@@ -111,7 +112,7 @@ def run_bench(
 
     Args:
         model: answers in words, or any trace predictor: it gets points on the object's mask (which words-only models do not
-            see), and the mean of their paths is the answer, as text.
+            see), and the mean of their paths is the answer, as text; or a straight line (`references`).
         progress: called with answers done and questions asked.
 
     Raises:
@@ -136,8 +137,15 @@ def run_bench(
 
 
 def _ask(
-    bench: Bench, question: BenchQuestion, model: TextModel | TracePredictor, task: Task, prompt: str, geometry: str
+    bench: Bench,
+    question: BenchQuestion,
+    model: TextModel | TracePredictor | StraightLine,
+    task: Task,
+    prompt: str,
+    geometry: str,
 ) -> str:
+    if isinstance(model, StraightLine):
+        return model.words(bench, question, task)
     image = bench.picture(question, "image")
     if image is None:
         raise DatasetError("the picture is missing", where=f"question {question.question_id}")

@@ -118,7 +118,7 @@ class RoboTracer(nn.Module):
     def forward(
         self,
         input_ids: Int[Tensor, "B L"],
-        attention_mask: Int[Tensor, "B L"] | None = None,
+        attention_mask: Int[Tensor, "B L"] | Float[Tensor, "B 1 L L"] | None = None,
         labels: Int[Tensor, "B L"] | None = None,
         geometry: GeometryInputs | None = None,
         scale_target: Float[Tensor, " B"] | None = None,

@@ -42,6 +42,8 @@ class Example:
         turns: (question, answer) in order; the last answer may be None: to be generated.
         K: [3,3] pixels of `image`. depth_m: [H,W] metres, 0 or NaN unknown. world_from_cam: [4,4].
         scale_m: s*, the target of the scale loss in metres (`scale.scale_target`); None: no target.
+        apart: the turns are questions of their own: each sees the picture and its own words, and is what it would be alone. So
+            many questions share the cost of one picture in training.
     """
 
     image: UInt8[np.ndarray, "Himg Wimg 3"]
@@ -50,6 +52,7 @@ class Example:
     depth_m: Float[np.ndarray, "Hdepth Wdepth"] | None = None
     world_from_cam: Float[np.ndarray, "4 4"] | None = None
     scale_m: float | None = None
+    apart: bool = False
 
     def __post_init__(self):
         if not self.turns or any(answer is None for _, answer in self.turns[:-1]):
@@ -127,8 +130,11 @@ class RoboTracerProcessor:
     def training_batch(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Inputs of `RoboTracer.forward` with labels: answers are learned, nothing else. Padded on the right.
 
+        With an example whose questions stand apart there are `position_ids` [B,L], and `attention_mask` is [B,1,L,L]: who sees whom.
+
         Raises:
             InvalidInputError: an answer is missing, or a conversation is longer than `config.max_tokens`.
+            ConfigError: questions stand apart and the family counts positions on three axes (Qwen).
         """
         if any(example.turns[-1][1] is None for example in examples):
             raise InvalidInputError(
@@ -139,7 +145,7 @@ class RoboTracerProcessor:
     def generation_batch(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Inputs of `RoboTracer.generate`: up to where the last answer begins. Padded on the left, no labels."""
         asked = [
-            Example(e.image, [*e.turns[:-1], (e.turns[-1][0], None)], e.K, e.depth_m, e.world_from_cam)
+            Example(e.image, [*_before_last(e), (e.turns[-1][0], None)], e.K, e.depth_m, e.world_from_cam)
             for e in examples
         ]
         batch = self._batch(asked, left=True)
@@ -160,16 +166,18 @@ class RoboTracerProcessor:
         merge = int(getattr(self.image_processor, "merge_size", 1))
         pictures = picture_texts(self.family, self.base_config, seen, len(examples), merge)
         rows = [self._tokens(example, picture) for example, picture in zip(examples, pictures, strict=True)]
-        longest = max(len(ids) for ids, _ in rows)
+        longest = max(len(row.ids) for row in rows)
         if longest > self.config.max_tokens:
             raise InvalidInputError(
                 f"{longest} tokens, at most {self.config.max_tokens}", where="examples", mend="ask for less at a time"
             )
         padded = {
-            "input_ids": _padded([ids for ids, _ in rows], longest, self.pad_id, left),
-            "attention_mask": _padded([[1] * len(ids) for ids, _ in rows], longest, 0, left),
-            "labels": _padded([labels for _, labels in rows], longest, IGNORED, left),
+            "input_ids": _padded([row.ids for row in rows], longest, self.pad_id, left),
+            "attention_mask": _padded([[1] * len(row.ids) for row in rows], longest, 0, left),
+            "labels": _padded([row.labels for row in rows], longest, IGNORED, left),
         }
+        if any(example.apart for example in examples):
+            padded |= self._apart(rows, longest)
         batch: dict[str, Any] = {**padded, **{name: seen[name] for name in seen if name in _PICTURE_FIELDS}}
         if self.family.name in ("qwen2_5_vl", "qwen3_vl"):  # from which M-RoPE counts positions
             batch["mm_token_type_ids"] = (batch["input_ids"] == self.image_id).long()
@@ -190,9 +198,29 @@ class RoboTracerProcessor:
             return dict(self.image_processor(shown, crop_to_patches=True, return_tensors="pt"))
         return dict(self.image_processor(shown, return_tensors="pt"))
 
-    def _tokens(self, example: Example, picture: str) -> tuple[list[int], list[int]]:
-        """Token ids and labels of a conversation."""
-        family, ids, labels = self.family, list[int](), list[int]()
+    def _apart(self, rows: Sequence[_Row], longest: int) -> dict[str, Tensor]:
+        """Who sees whom, and where each token counts from, padded on the right."""
+        if self.family.name in ("qwen2_5_vl", "qwen3_vl"):
+            raise ConfigError(
+                f"questions cannot stand apart in {self.family.name}", where="Example.apart", mend="one question each"
+            )
+        parts = _padded([row.parts for row in rows], longest, -1, left=False)
+        common = (parts == 0).sum(1, keepdim=True)
+        place = torch.arange(longest).expand_as(parts)
+        first = torch.stack([torch.searchsorted(row.contiguous(), row.contiguous()) for row in _rising(parts)])
+        positions = torch.where(parts > 0, place - first + common, place)
+        sees = (parts[:, None, :] == 0) | (parts[:, None, :] == parts[:, :, None])
+        sees &= (parts >= 0)[:, None, :] & (place[0][:, None] >= place[0][None])
+        sees |= torch.eye(longest, dtype=torch.bool)  # padding sees itself: a row without anything has no softmax
+        added = torch.zeros(sees.shape).masked_fill_(
+            ~sees, torch.finfo(torch.float32).min
+        )  # what every attention takes
+        return {"attention_mask": added[:, None], "position_ids": positions}
+
+    def _tokens(self, example: Example, picture: str) -> _Row:
+        """Token ids, labels and parts of a conversation."""
+        family, ids, labels, parts = self.family, list[int](), list[int](), list[int]()
+        part = 0
 
         def add(text: str, learned: bool = False, plain: bool = False) -> None:
             piece = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=plain)
@@ -200,19 +228,27 @@ class RoboTracerProcessor:
                 raise InvalidInputError("holds a token of the model", where="Example.turns", mend="leave it out")
             ids.extend(piece)
             labels.extend(piece if learned else [IGNORED] * len(piece))
+            parts.extend([part] * len(piece))
 
         add(family.begin(self.config.prompts.system))
         before = picture + SPATIAL_TOKEN * self.config.num_spatial_tokens + SCALE_TOKEN + family.after_picture
         for number, (question, answer) in enumerate(example.turns):
             head, tail = (family.user if number else family.first_user).split("{}")
-            add(head if number else head + before)
+            if number and example.apart:
+                head, tail = family.first_user.split("{}")
+            elif number:
+                add(head)
+            else:
+                add(head + before)
+            part = number + 1 if example.apart else 0
             add(question, plain=True)  # words of a user never become special tokens
             add(tail + family.answer)
             if answer is not None:
                 add(family.lead + answer, learned=True, plain=True)
                 add(family.end, learned=True)
-                add(family.after)
-        return ids, labels
+                if not example.apart:
+                    add(family.after)
+        return _Row(ids, labels, parts)
 
     def _id(self, token: str) -> int:
         found = self.tokenizer.convert_tokens_to_ids(token)
@@ -223,9 +259,28 @@ class RoboTracerProcessor:
         return int(found)
 
 
+@dataclass(frozen=True)
+class _Row:
+    """Tokens of a conversation; part 0 is what all questions share, part n the n-th question that stands apart."""
+
+    ids: list[int]
+    labels: list[int]
+    parts: list[int]
+
+
 _PICTURE_FIELDS = ("pixel_values", "image_grid_thw", "pixel_attention_mask")
 
 
 def _padded(rows: Sequence[Sequence[int]], length: int, filler: int, left: bool) -> Int[Tensor, "B L"]:
     fill = [[filler] * (length - len(row)) for row in rows]
     return torch.tensor([[*f, *row] if left else [*row, *f] for f, row in zip(fill, rows, strict=True)])
+
+
+def _rising(parts: Int[Tensor, "B L"]) -> Int[Tensor, "B L"]:
+    """Parts with padding (−1) behind the last of them, so that each row rises."""
+    return torch.where(parts < 0, parts.max() + 1, parts)
+
+
+def _before_last(example: Example) -> Sequence[tuple[str, str | None]]:
+    """What was said before the last question; nothing, if the questions stand apart."""
+    return () if example.apart else example.turns[:-1]

@@ -38,12 +38,20 @@ class Examples(torch.utils.data.Dataset[Example]):
         records: at least one.
         drop: chance of each input to be left out, by name of `GEOMETRY` or one for all.
         seed: of the draws.
+        most_apart: of a record with questions that stand apart, at most so many are asked at a time, others in each epoch.
     """
 
-    def __init__(self, records: Sequence[Record], drop: float | Mapping[str, float] = 0.5, seed: int = 0):
+    def __init__(
+        self,
+        records: Sequence[Record],
+        drop: float | Mapping[str, float] = 0.5,
+        seed: int = 0,
+        most_apart: int | None = None,
+    ):
         if not records:
             raise DatasetError("there is no record", where="Examples", mend="give a training file with entries")
         self.records, self.seed, self.epoch = records, seed, 0
+        self.most_apart = most_apart
         self.drop = dict.fromkeys(GEOMETRY, drop) if not isinstance(drop, Mapping) else {**drop}
         for name, chance in self.drop.items():
             if name not in GEOMETRY or not 0 <= chance <= 1:
@@ -69,14 +77,22 @@ class Examples(torch.utils.data.Dataset[Example]):
         depth_m = record.read_depth()
         whole = Example(
             image=record.read_image(),
-            turns=record.turns,
+            turns=self._turns(ticket),
             K=record.intrinsics,
             depth_m=depth_m,
             world_from_cam=record.pose,
             scale_m=_scale(record, depth_m),
+            apart=record.apart,
         )
         dropped: dict[str, Any] = {GEOMETRY[name]: None for name in sorted(self.left_out(ticket))}
         return dataclasses.replace(whole, **dropped)
+
+    def _turns(self, ticket: Ticket) -> Sequence[tuple[str, str]]:
+        record = self.records[ticket.record]
+        if not record.apart or self.most_apart is None or len(record.turns) <= self.most_apart:
+            return record.turns
+        rng = np.random.default_rng([seed_of(self.seed, ticket.epoch, ticket.record), 1])
+        return [record.turns[i] for i in rng.permutation(len(record.turns))[: self.most_apart]]
 
     def left_out(self, ticket: Ticket) -> frozenset[str]:
         """The inputs that the draw leaves out, whether or not the record has them."""

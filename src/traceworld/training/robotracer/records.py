@@ -10,6 +10,7 @@ A file is a JSON list of objects, or one object per line:
     metric_depth   false: depth is only up to scale; then it is not shown and no scale is learned (default true)
     scale_m        s* in metres; default: the mean known depth
     annotation     what rewards compare with (`Annotation.to_json`); default: read from the last answer
+    apart          true: the pairs are questions of their own about the picture (`Example.apart`)
     id, family, steps  as `tracespatial.dataset` writes them, all optional
 """
 
@@ -45,7 +46,7 @@ class Record:
         image, depth: files. turns: (question, answer) in order.
         intrinsics, scale_m: see the module. pose: world_from_cam. metric: depth is in metres.
         annotation: as JSON; None: not given.
-        family, steps: of the question; None: not said.
+        family, steps: of the question; None: not said. apart: the turns are questions of their own.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Record:
     annotation: Mapping[str, Any] | None = None
     family: str | None = None
     steps: int | None = None
+    apart: bool = False
 
     def read_image(self) -> UInt8[np.ndarray, "H W 3"]:
         """Raises MediaError: missing or damaged."""
@@ -124,6 +126,7 @@ def _record(entry: Any, where: str, base: Path) -> Record:
         annotation=entry.get("annotation"),
         family=entry.get("family"),
         steps=entry.get("steps"),
+        apart=bool(entry.get("apart", False)),
     )
 
 

@@ -45,6 +45,7 @@ class SftConfig:
         scale_loss_weight: 0: no scale loss.
         drop: chance of intrinsics, depth and pose, each, to be left out of an example; the paper does not say how often.
         clip: of the gradient's norm.
+        optimizer: AdamW as the paper's code has it; `muon` for a base that starts from nothing (`optimiser`).
         precision: `bf16`: autocast. gradient_checkpointing: recompute the language model's activations.
         seed: of order, draws and new weights. workers: reader processes; the batches do not depend on it.
         save_every: steps between checkpoints to go on from; the end always has one. log_every: steps.
@@ -62,6 +63,7 @@ class SftConfig:
     scale_loss_weight: float = SCALE_LOSS_WEIGHT
     drop: float = 0.5
     clip: float = 1.0
+    optimizer: Literal["adamw", "muon"] = "adamw"
     precision: Literal["fp32", "bf16"] = "fp32"
     gradient_checkpointing: bool = False
     seed: int = 0

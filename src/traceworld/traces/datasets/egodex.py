@@ -16,10 +16,10 @@ import numpy as np
 
 from traceworld.errors import DatasetError, InvalidInputError, MediaError
 from traceworld.extras import require
-from traceworld.geometry.cameras import invert_rigid, project
-from traceworld.geometry.motion import trace_diameter
+from traceworld.geometry.cameras import invert_rigid
+from traceworld.traces.datasets.skeleton import traces_of_joints
 from traceworld.traces.exchange import ExchangeReport, import_episodes
-from traceworld.traces.types import Cameras, Clip, Event, Media, Traces
+from traceworld.traces.types import Cameras, Clip, Event, Media
 from traceworld.traces.video_frames import VideoFrames
 from traceworld.traces.writer import DatasetWriter
 
@@ -29,8 +29,6 @@ FINGERS = ("Thumb", "IndexFinger", "MiddleFinger", "RingFinger", "LittleFinger")
 BONES = ("Metacarpal", "Knuckle", "IntermediateBase", "IntermediateTip", "Tip")
 TRACKED = 0.1
 """Confidence below which ARKit did not see a joint and made its place up."""
-MOVING_PX = 40.0
-"""Movement threshold at 640 pixels' width (mu0-paper A.2)."""
 
 
 def hand_joints(side: str) -> list[str]:
@@ -105,7 +103,7 @@ def _read(path: Path, name: str, _writer: DatasetWriter) -> Clip:
         name,
         np.arange(T) / FPS,
         cameras,
-        _traces(xyz, confidence, cameras),
+        traces_of_joints(xyz, _tracked(xyz, confidence), np.repeat(np.arange(2), xyz.shape[1] // 2), cameras),
         Media("video", str(video.resolve())),
         (Event(0, T, task),) if task else (),
         task,
@@ -120,24 +118,9 @@ def _read(path: Path, name: str, _writer: DatasetWriter) -> Clip:
     )
 
 
-def _traces(xyz: np.ndarray, confidence: np.ndarray | None, cameras: Cameras) -> Traces:
-    """Joints [T,50,3] as traces; without confidences all are taken as tracked."""
-    valid = np.isfinite(xyz).all(-1)
-    if confidence is not None:
-        valid &= confidence >= TRACKED
-    xyz = np.where(valid[..., None], xyz, np.nan)
-    own = project(xyz, cameras.K, cameras.cam_from_world)[..., :2]
-    with np.errstate(invalid="ignore"):
-        visible = valid & ((own >= -0.5) & (own <= np.array([cameras.width, cameras.height]) - 0.5)).all(-1)
-    moved = trace_diameter(project(xyz, cameras.K[0], cameras.cam_from_world[0]), visible)
-    return Traces(
-        xyz.astype(np.float32),
-        visible,
-        valid,
-        np.repeat(np.arange(len(SIDES), dtype=np.int32), xyz.shape[1] // len(SIDES)),
-        moved > MOVING_PX * cameras.width / 640,
-        np.where(visible.any(0), visible.argmax(0), 0).astype(np.int32),
-    )
+def _tracked(xyz: np.ndarray, confidence: np.ndarray | None) -> np.ndarray:
+    """[T,50]; without confidences all joints are taken as tracked."""
+    return np.ones(xyz.shape[:2], bool) if confidence is None else confidence >= TRACKED
 
 
 def _read_hdf5(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None, dict[str, Any]]:

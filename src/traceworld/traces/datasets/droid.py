@@ -8,26 +8,23 @@ assumed intrinsics and no traces yet.
 from __future__ import annotations
 
 import functools
-import io
-import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from traceworld.errors import ConfigError, DatasetError, MediaError
-from traceworld.traces.atomic import write_atomically
+from traceworld.errors import ConfigError, DatasetError
+from traceworld.traces.datasets.pictures import store_jpegs
+from traceworld.traces.datasets.tf_records import read_example, record_places
+from traceworld.traces.datasets.unknown_camera import TOLD, assumed_camera
 from traceworld.traces.exchange import ExchangeReport, import_episodes
-from traceworld.traces.tf_records import read_example, record_places
-from traceworld.traces.types import Cameras, Clip, Event, Media, Traces
+from traceworld.traces.types import Clip, Event, Traces
 from traceworld.traces.writer import DatasetWriter
 
 FPS = 15.0
 CAMERAS = ("exterior_image_1_left", "exterior_image_2_left", "wrist_image_left")
 INSTRUCTIONS = ("steps/language_instruction", "steps/language_instruction_2", "steps/language_instruction_3")
-ASSUMED_FOV_DEG = 60.0
 _SHARD = re.compile(r".+\.tfrecord-(\d+)-of-\d+")
 Item = tuple[str, Callable[[DatasetWriter], Clip]]
 
@@ -92,29 +89,16 @@ def _read(shard: Path, offset: int, length: int, camera: str, name: str, writer:
     where = f"{shard}[{key}] of {name}"
     if not isinstance(pictures, list) or not pictures:
         raise DatasetError("is missing", where=where, mend="download the file again")
-    folder = writer.media_folder(name)
-    sizes = set()
-    for frame, data in enumerate(pictures):
-        sizes.add(_size(data, f"{where}, step {frame}"))
-        write_atomically(folder / f"{frame:06d}.jpg", functools.partial(_put, data))
-    if len(sizes) > 1:
-        raise MediaError(f"has pictures of {len(sizes)} sizes", where=where, mend="leave the episode out")
-    T, (width, height) = len(pictures), next(iter(sizes))
+    media, (width, height) = store_jpegs(writer, name, pictures, where)
+    T = len(pictures)
     said = [_first_text(features.get(instruction)) for instruction in INSTRUCTIONS]
     task = next((text for text in said if text), "")
-    focal = max(width, height) / 2 / math.tan(math.radians(ASSUMED_FOV_DEG) / 2)
-    K = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
     return Clip(
         name,
         np.arange(T) / FPS,
-        Cameras.still(K, width, height, T),
+        assumed_camera(width, height, T),
         Traces.empty(T),
-        Media(
-            "frames",
-            folder.resolve().relative_to(writer.path.resolve()).as_posix(),
-            tuple(range(T)),
-            tuple(f"{frame:06d}.jpg" for frame in range(T)),
-        ),
+        media,
         (Event(0, T, task),) if task else (),
         task,
         metric=False,
@@ -122,26 +106,10 @@ def _read(shard: Path, offset: int, length: int, camera: str, name: str, writer:
             "source": "droid",
             "episode": name,
             "recording": _first_text(features.get("episode_metadata/file_path")),
-            "intrinsics": f"assumed: {ASSUMED_FOV_DEG:g}°",
+            "intrinsics": TOLD,
             "instructions": [said],
         },
     )
-
-
-def _put(data: bytes, path: Path) -> None:
-    path.write_bytes(data)
-
-
-def _size(data: bytes, where: str) -> tuple[int, int]:
-    """Width and height of a picture that can be decoded to its end."""
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            picture.load()
-            return picture.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise MediaError(
-            f"cannot be read as a picture: {error}", where=where, mend="download the file again"
-        ) from error
 
 
 def _first_text(values: object) -> str:

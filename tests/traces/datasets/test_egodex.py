@@ -9,7 +9,7 @@ h5py = pytest.importorskip("h5py")
 
 from traceworld.errors import DatasetError  # noqa: E402
 from traceworld.geometry.cameras import project  # noqa: E402
-from traceworld.traces.egodex import hand_joints, import_egodex  # noqa: E402
+from traceworld.traces.datasets.egodex import hand_joints, import_egodex  # noqa: E402
 from traceworld.traces.media import read_frame  # noqa: E402
 from traceworld.traces.store import open_dataset  # noqa: E402
 

@@ -1,10 +1,15 @@
-"""A real HTTP server on a real socket that behaves, or misbehaves, as it is told: for tests of remote predictors."""
+"""A real HTTP server on a real socket that answers chat completions as it is told, well or badly."""
+
+from __future__ import annotations
 
 import json
 import threading
 import time
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+GOOD = {"before": "the cup stands left", "interaction": "a hand moves the cup", "change": "the cup stands right",
+        "caption": "A hand moves the cup to the right."}  # fmt: skip
 
 
 class Script:
@@ -50,6 +55,17 @@ def serving(*actions):
         server.server_close()
 
 
+def serving_caption():
+    """A server that always answers well."""
+    return serving(says(json.dumps(GOOD)))
+
+
+def prompt_of(body) -> str:
+    """The words of a request, without its pictures."""
+    content = body["messages"][0]["content"]
+    return content if isinstance(content, str) else content[0]["text"]
+
+
 def send(handler, status, value, headers=()):
     data = value if isinstance(value, bytes) else json.dumps(value).encode()
     handler.send_response(status)
@@ -61,7 +77,7 @@ def send(handler, status, value, headers=()):
 
 
 def says(text, **message):
-    """Answer a chat completion; `text` may be a function of the request."""
+    """Answer with these words; `text` may be a function of the request."""
 
     def act(handler, body):
         content = text(body) if callable(text) else text
@@ -72,11 +88,15 @@ def says(text, **message):
 
 
 def sends(status, value=None, **headers):
-    """Answer with a status, JSON and headers (`Retry_After="1"`)."""
+    """Answer with a status, JSON or bytes, and headers (`Retry_After="1"`)."""
     pairs = [(name.replace("_", "-"), content) for name, content in headers.items()]
-    return lambda handler, body: send(
-        handler, status, value if value is not None else {"error": {"message": "no"}}, pairs
-    )
+    answer = {"error": {"message": "no"}} if value is None else value
+    return lambda handler, body: send(handler, status, answer, pairs)
+
+
+def fails(status: int, message: str = "no", **headers):
+    """An error status with a message."""
+    return sends(status, {"error": {"message": message}}, **headers)
 
 
 def never(handler, body):

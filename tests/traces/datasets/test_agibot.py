@@ -5,7 +5,7 @@ import pytest
 from made_media import write_video
 
 from traceworld.errors import DatasetError
-from traceworld.traces.agibot import import_agibot
+from traceworld.traces.datasets.agibot import import_agibot
 from traceworld.traces.media import read_frame
 from traceworld.traces.store import open_dataset
 

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from traceworld.errors import ConfigError, DatasetError
-from traceworld.traces.droid import CAMERAS, import_droid
+from traceworld.traces.datasets.droid import CAMERAS, import_droid
+from traceworld.traces.datasets.tf_records import crc32c, read_example, record_places
 from traceworld.traces.media import read_frame
 from traceworld.traces.store import open_dataset
-from traceworld.traces.tf_records import crc32c, read_example, record_places
 
 
 def varint(value):
@@ -125,6 +125,6 @@ def test_damage_costs_what_it_hits(shards, tmp_path):
     assert "damaged header" in reasons["droid_shard00005_rest"]
     assert "00006" in reasons["droid_shard00006_ep000__exterior_image_1_left"]
     assert f"[{key}]" in reasons["droid_shard00006_ep000__exterior_image_1_left"]
-    assert "step 1" in reasons["droid_shard00006_ep001__exterior_image_1_left"]
+    assert "frame 1" in reasons["droid_shard00006_ep001__exterior_image_1_left"]
     assert "2 sizes" in reasons["droid_shard00006_ep002__exterior_image_1_left"]
     assert "no readable Example" in reasons["droid_shard00006_ep003__exterior_image_1_left"]

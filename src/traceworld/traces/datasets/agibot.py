@@ -8,7 +8,6 @@ as it is published has another layout, with calibration and robot state; its LeR
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,14 +15,13 @@ import av
 import numpy as np
 
 from traceworld.errors import DatasetError, MediaError
+from traceworld.traces.datasets.unknown_camera import TOLD, assumed_camera
 from traceworld.traces.exchange import ExchangeReport, import_episodes
-from traceworld.traces.types import Cameras, Clip, Event, Media, Traces
+from traceworld.traces.types import Clip, Event, Media, Traces
 from traceworld.traces.video_frames import VideoFrames
 from traceworld.traces.writer import DatasetWriter
 
 VIDEO, TASK = "obs.mp4", "task.txt"
-ASSUMED_FOV_DEG = 60.0
-"""Across the longer side."""
 
 
 def import_agibot(
@@ -74,18 +72,16 @@ def _read(folder: Path, name: str, _writer: DatasetWriter) -> Clip:
         task = (folder / TASK).read_text(encoding="utf-8").strip() if (folder / TASK).exists() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"is damaged: {error}", where=str(folder / TASK), mend="restore it") from error
-    focal = max(width, height) / 2 / math.tan(math.radians(ASSUMED_FOV_DEG) / 2)
-    K = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
     return Clip(
         name,
         np.arange(T) / fps,
-        Cameras.still(K, width, height, T),
+        assumed_camera(width, height, T),
         Traces.empty(T),
         Media("video", str(video.resolve())),
         (Event(0, T, task),) if task else (),
         task,
         metric=False,
-        provenance={"source": "agibot", "episode": name, "intrinsics": f"assumed: {ASSUMED_FOV_DEG:g}°"},
+        provenance={"source": "agibot", "episode": name, "intrinsics": TOLD},
     )
 
 
