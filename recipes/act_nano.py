@@ -1,8 +1,8 @@
 """Make the shipped `act-nano` and the table it is judged by: demonstrations, policies at one size and budget, rollouts.
 
-    python recipes/act_nano.py --out runs/act-mt10                                  # everything; run it again to go on
-    python recipes/act_nano.py --out runs/act-mt10-few --demos 5 --no-install       # few demonstrations
-    python recipes/act_nano.py --out runs/act-mt50 --suite mt50 --every 2 --device cuda
+    python recipes/act_nano.py --out runs/act-mt10 --section policies-mt10          # everything; run it again to go on
+    python recipes/act_nano.py --out runs/act-mt10-few --demos 5 --section policies-mt10-few --no-install
+    python recipes/act_nano.py --out runs/act-mt50 --suite mt50 --every 2 --device cuda --section policies-mt50 --no-install
 
 Four policies learn from the same demonstrations for as many steps: with traces, its twin of the same size without the trace
 expert (`--papers-twin`: without the injection as well, as in the paper), and heads of the kinds of Diffusion Policy and ACT on the
@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
+from results import DOCUMENT, command, publish
 from rich.console import Console
+from rollout_table import Section, section
 from stages import keep_options, machine, minutes_of, stage, write
 
 import traceworld
@@ -42,7 +44,18 @@ CONTENDERS: dict[Contender, tuple[str, TraceUse | None]] = {
     "diffusion": ("nano-diffusion", None),
     "act": ("nano-act", None),
 }
-_FREE = ("install", "device", "sim_workers", "workers", "threads", "rollout_workers", "policies", "videos")
+_FREE = (
+    "install",
+    "device",
+    "sim_workers",
+    "workers",
+    "threads",
+    "rollout_workers",
+    "policies",
+    "videos",
+    "section",
+    "results",
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +73,8 @@ class Recipe:
         mu0: the frozen μ0.
         device, threads, workers: of training. sim_workers, rollout_workers: processes that record and play.
         videos: film the first so many episodes of each task.
+        section: of docs/results.md, written when all policies of the first suite have played; None: none.
+        results: that document.
         install: put act-nano into the package.
     """
 
@@ -87,6 +102,8 @@ class Recipe:
     sim_workers: int = 2
     rollout_workers: int = 2
     videos: int = 0
+    section: Section | None = None
+    results: Path = DOCUMENT
     install: bool = True
 
 
@@ -113,7 +130,22 @@ def main(recipe: Recipe) -> dict[str, Any]:
         if recipe.install:
             shutil.rmtree(SHIPPED, ignore_errors=True)
             shutil.copytree(packed, SHIPPED)
+    if recipe.section is not None:
+        publish(recipe.results, recipe.section, compared(recipe, demonstrations, reports))
     return reports
+
+
+def compared(recipe: Recipe, demonstrations: StoredDemonstrations, reports: dict[str, Any]) -> str:
+    """The section of the document."""
+    note = (
+        f"{len(demonstrations)} demonstrations ({recipe.demos} per task), every policy {recipe.steps} steps of {recipe.batch} "
+        f"on the same features of the frozen `{recipe.mu0}`; {recipe.episodes} episodes per task on unseen seeds, "
+        f"{recipe.execute} of {recipe.chunk} actions played; training seed {recipe.seed}, rollout seed {recipe.rollout_seed}; Wilson "
+        "intervals over all episodes."
+    )
+    cost = ", ".join(f"{name} {minutes:.0f}" for name, minutes in minutes_of(recipe.out).items())
+    by_policy = {name: found[recipe.suite[0]] for name, found in reports.items()}
+    return section(by_policy, [note, f"Cost in minutes: {cost}."], command("act_nano"))
 
 
 def trained(recipe: Recipe, name: Contender, demonstrations: StoredDemonstrations) -> Path:

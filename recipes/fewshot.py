@@ -16,9 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
-import shlex
 import shutil
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
@@ -29,7 +27,7 @@ import torch
 import tyro
 from clips import choose_clips, episodes_by_task
 from fewshot_table import FIRST, MAIN, section, summary, verdict_lines
-from results import DOCUMENT, write_section
+from results import DOCUMENT, command, publish
 from stages import finished, keep_options, machine, minutes_of, once, seconds_per_step, stage
 
 from traceworld.errors import ConfigError
@@ -174,15 +172,12 @@ def main(options: FewShot) -> dict[str, Any]:
         "parameters": pretrained["all"]["parameters"],
         "cost_minutes": minutes_of(out),
         "machine": machine(options.threads),
-        "command": command(),
+        "command": command("fewshot"),
     }
     # The cost is that of the study, not of looking at it again.
     figures = once(out / f"result-{options.seeds}.json", lambda: figures)
-    document = options.results
-    if options.smoke:
-        document = out / "results.md"
-        shutil.copyfile(options.results, document)
-    write_section(document, "fewshot-shipped" if options.shipped else "fewshot", section(figures))
+    copy = out / "results.md" if options.smoke else None
+    publish(options.results, "fewshot-shipped" if options.shipped else "fewshot", section(figures), instead=copy)
     return figures
 
 
@@ -203,11 +198,6 @@ def smoke(options: FewShot) -> FewShot:
         batch_pretrain=2,
         batch_warmup=2,
     )
-
-
-def command() -> str:
-    """How this study was asked for."""
-    return shlex.join(["python", "recipes/fewshot.py", *sys.argv[1:]])
 
 
 # --- data -------------------------------------------------------------------------------------------------------------

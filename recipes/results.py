@@ -7,6 +7,9 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 from pathlib import Path
 
 from stages import write
@@ -32,6 +35,14 @@ def write_section(document: Path, name: str, text: str) -> bool:
     return True
 
 
+def publish(document: Path, name: str, text: str, *, instead: Path | None = None) -> bool:
+    """As `write_section`; with `instead`, into a copy of the document there, which stays as it is."""
+    if instead is not None:
+        shutil.copyfile(document, instead)
+        document = instead
+    return write_section(document, name, text)
+
+
 def read_section(document: Path, name: str) -> str:
     """What stands between the marks of section `name`, without the line breaks around it."""
     return parts_of(document, name)[1].strip()
@@ -53,3 +64,8 @@ def markdown_table(head: list[str], rows: list[list[str]]) -> str:
     """A Markdown table: first column to the left, the others to the right."""
     rule = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
+
+
+def command(recipe: str) -> str:
+    """How this study was asked for."""
+    return shlex.join(["python", f"recipes/{recipe}.py", *sys.argv[1:]])

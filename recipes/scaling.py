@@ -13,9 +13,6 @@ cells, about 1,000 steps each, and 4 of scoring. Run it again to go on.
 from __future__ import annotations
 
 import logging
-import shlex
-import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,7 +20,7 @@ from typing import Any
 
 import tyro
 from clips import choose_clips, episodes_by_task, part_of
-from results import DOCUMENT, markdown_table, write_section
+from results import DOCUMENT, command, markdown_table, publish
 from stages import finished, keep_options, machine, minutes_of, once, seconds_per_step, stage
 
 from traceworld.errors import ConfigError
@@ -116,14 +113,11 @@ def main(options: Scaling) -> dict[str, Any]:
             ],
             "cost_minutes": minutes_of(out),
             "machine": machine(options.threads),
-            "command": shlex.join(["python", "recipes/scaling.py", *sys.argv[1:]]),
+            "command": command("scaling"),
         },
     )
-    document = options.results
-    if options.smoke:
-        document = out / "results.md"
-        shutil.copyfile(options.results, document)
-    write_section(document, "scaling", section(found))
+    copy = out / "results.md" if options.smoke else None
+    publish(options.results, "scaling", section(found), instead=copy)
     return found
 
 

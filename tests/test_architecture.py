@@ -14,7 +14,7 @@ ROOMS = [
     "geometry", "traces", "perception", "extract", "sim", "tracespatial", "models", "policies",
     "training", "evaluation", "serving", "viewer",
 ]  # fmt: skip
-EVERYWHERE = {"errors", "extras"}
+EVERYWHERE = {"errors", "extras", "named"}
 COMPAT = {"official", "compat"}
 ON_TOP = {"cli", "commands", "demo", "doctor"}  # compose all rooms; no room may import them
 

@@ -108,14 +108,21 @@ def _backends() -> list[Finding]:
 
 
 def _weights() -> list[Finding]:
+    """The models that ship: each is loaded, since weights that are there can still be damaged."""
     from traceworld.errors import TraceworldError
-    from traceworld.models import load_predictor
+    from traceworld.models.predictor import SHIPPED, load_predictor
+    from traceworld.policies.registry import SHIPPED as SHIPPED_POLICIES
+    from traceworld.policies.registry import load_policy
 
-    try:
-        load_predictor("mu0-nano")
-    except TraceworldError as error:
-        return [Finding("weights", "mu0-nano", False, error.message, "Apache-2.0", error.mend or "")]
-    return [Finding("weights", "mu0-nano", True, "ships with the package", "Apache-2.0")]
+    findings = []
+    for load, names in ((load_predictor, SHIPPED), (load_policy, SHIPPED_POLICIES)):
+        for name in names:
+            try:
+                load(name)
+                findings.append(Finding("weights", name, True, "ships with the package", "Apache-2.0"))
+            except TraceworldError as error:
+                findings.append(Finding("weights", name, False, error.message, "Apache-2.0", error.mend or ""))
+    return findings
 
 
 def _predictors() -> list[Finding]:

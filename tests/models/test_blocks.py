@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+import pytest
 import torch
 
 from traceworld.models.blocks.attention import attend, merge_heads, split_heads
@@ -68,16 +69,25 @@ def test_attention_with_mask_and_grouped_heads():
             np.testing.assert_allclose(got[b, head], expected, atol=1e-5)
 
 
-def test_attention_in_bf16_agrees_with_and_without_gradient():
-    query, key, value = (torch.randn(2, 2, n, 8, dtype=torch.bfloat16) for n in (3, 6, 6))
+@pytest.mark.parametrize("queries", [3, 300])
+def test_attention_in_bf16_agrees_with_float32_with_its_gradients(queries):
+    """On a CPU, few and many queries go other ways."""
+    shapes = [(2, 4, queries, 8), (2, 2, 6, 8), (2, 2, 6, 8)]
+    inputs = [torch.randn(shape, dtype=torch.bfloat16, requires_grad=True) for shape in shapes]
+    wide = [x.detach().float().requires_grad_() for x in inputs]
     mask = torch.rand(2, 1, 6) > 0.4
     mask[..., 0] = True
-    with_gradient = attend(query, key, value, mask)
+    found, exact = attend(*inputs, mask), attend(*wide, mask)
+    assert found.dtype == torch.bfloat16
     with torch.no_grad():
-        without = attend(query, key, value, mask)
-    exact = attend(query.float(), key.float(), value.float(), mask)
-    torch.testing.assert_close(with_gradient.float(), exact, atol=0.03, rtol=0.03)
-    torch.testing.assert_close(without.float(), exact, atol=0.03, rtol=0.03)
+        torch.testing.assert_close(attend(*inputs, mask).float(), exact, atol=0.03, rtol=0.03)
+    torch.testing.assert_close(found.float(), exact, atol=0.03, rtol=0.03)
+    pull = torch.randn_like(exact)
+    found.backward(pull.bfloat16())
+    exact.backward(pull)
+    for ours, true in zip(inputs, wide, strict=True):
+        error = (ours.grad.float() - true.grad).norm() / true.grad.norm()
+        assert error < 0.02
 
 
 def test_heads_split_and_merge():

@@ -6,7 +6,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from traceworld import doctor
+from traceworld import doctor, named
 from traceworld.errors import ConfigError
 from traceworld.models import load_predictor, predictor, predictor_names
 from traceworld.models.baselines import NothingMoves
@@ -23,7 +23,7 @@ def plugins(monkeypatch):
         EntryPoint(name.lower(), f"someones_package:{name}", predictor.ENTRY_POINT_GROUP)
         for name in ("Mover", "Broken", "Nothing", "Absent")
     ]
-    monkeypatch.setattr(predictor, "entry_points", lambda group: found)
+    monkeypatch.setattr(named, "entry_points", lambda group: found)
     monkeypatch.setattr(doctor.importlib.metadata, "entry_points", lambda group: found)
     return module
 

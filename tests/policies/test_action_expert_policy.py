@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from policy_toys import SCALES, SPEC, A, K, make_mu0, make_policy, observation, policy_config
 
+from traceworld import named
 from traceworld.errors import CheckpointError, ConfigError, InvalidInputError, MissingWeightsError
 from traceworld.models.checkpoint import save_checkpoint
 from traceworld.models.mu0.expert import TraceExpert
@@ -219,7 +220,7 @@ def test_plug_ins(monkeypatch):
     monkeypatch.setitem(sys.modules, "third_party", sys.modules[__name__])
     names = {"still": "Still", "broken": "broken", "not-one": "not_one"}
     entries = [EntryPoint(name, f"third_party:{made}", "traceworld.policies") for name, made in names.items()]
-    monkeypatch.setattr(registry, "entry_points", lambda group: entries)
+    monkeypatch.setattr(named, "entry_points", lambda group: entries)
     assert registry.load_policy("still").name == "still"
     assert registry.load_policy("still:fast").name == "stillfast"
     with pytest.raises(ConfigError, match="ZeroDivisionError"):

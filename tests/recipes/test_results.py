@@ -1,7 +1,7 @@
 """The writer replaces exactly its section, and only if there is something to change."""
 
 import pytest
-from results import DOCUMENT, markdown_table, read_section, write_section
+from results import DOCUMENT, markdown_table, publish, read_section, write_section
 
 from traceworld.errors import InvalidInputError
 
@@ -86,3 +86,13 @@ def test_markdown_tables_are_rectangular():
     lines = markdown_table(["a", "b", "c"], [["x", "1", "2"], ["y", "3", "4"]]).splitlines()
     assert {line.count("|") for line in lines} == {4}
     assert lines[1] == "| --- | ---: | ---: |"
+
+
+def test_a_smoke_run_writes_a_copy(tmp_path):
+    document, copy = tmp_path / "results.md", tmp_path / "copy.md"
+    document.write_text("<!-- begin a -->\nold\n<!-- end a -->\n")
+    assert publish(document, "a", "new", instead=copy)
+    assert read_section(document, "a") == "old"
+    assert read_section(copy, "a") == "new"
+    assert publish(document, "a", "new")
+    assert read_section(document, "a") == "new"

@@ -14,169 +14,137 @@ from traceworld.commands.printing import emit, tree
 from traceworld.errors import ConfigError
 
 
-@dataclasses.dataclass(frozen=True)
-class ServePolicy:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Server:
+    """What all servers can be told."""
+
+    host: str = "127.0.0.1"
+    """0.0.0.0 is reachable from everywhere: give a key then."""
+    port: int
+    """0: any free one."""
+    api_key_file: Path | None = None
+    """A file with the key that clients must show. Default: the variable TRACEWORLD_API_KEY, else none."""
+    device: str = "cpu"
+    max_connections: int = 128
+    max_queue: int = 64
+    """Requests that may wait for the model; one more is refused."""
+    max_megabytes: float
+    """Of one request."""
+    timeout: float
+    """Seconds from a request to its answer."""
+    shutdown_timeout: float
+    """Seconds that requests may still take after SIGTERM."""
+    json: bool = False
+    """Print the address, and in the end the counts, as lines of JSON."""
+
+    def _limits(self) -> dict[str, Any]:
+        """The fields that the configs of all servers have."""
+        from traceworld.serving.keys import find_key
+
+        return {
+            "host": self.host,
+            "port": self.port,
+            "api_key": _key_for(self.host, find_key(self.api_key_file)),
+            "max_connections": self.max_connections,
+            "max_queue": self.max_queue,
+            "inference_timeout_s": self.timeout,
+            "shutdown_timeout_s": self.shutdown_timeout,
+        }
+
+    def _ready(self, url: str) -> None:
+        _say_ready(url, self.json)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServePolicy(_Server):
     """Serve a policy over openpi's websocket protocol; `openpi-client` and `traceworld-client` drive it."""
 
     policy: str
     """A policy's name or a checkpoint folder."""
     adapter: Literal["libero", "droid", "aloha", "metaworld"] = "metaworld"
     """Keys and sizes of observations and actions."""
-    host: str = "127.0.0.1"
-    """0.0.0.0 is reachable from everywhere: give a key then."""
-    port: int = 8000
-    """0: any free one."""
-    api_key_file: Path | None = None
-    """A file with the key that clients must show. Default: the variable TRACEWORLD_API_KEY, else none."""
     prompt: str | None = None
     """The instruction of requests without one."""
     steps_per_request: int = 1
     """Actions of a chunk that clients play before they ask again (for clients that do not say their step)."""
-    device: str = "cpu"
-    max_connections: int = 128
-    max_queue: int = 64
-    """Requests that may wait for the policy; one more is refused."""
     max_batch: int = 8
     """Requests that go to the policy in one call, if it can take several."""
+    port: int = 8000
     max_megabytes: float = 16.0
-    """Of one request."""
     timeout: float = 30.0
-    """Seconds from a request to its actions."""
     shutdown_timeout: float = 30.0
-    """Seconds that requests may still take after SIGTERM."""
-    json: bool = False
-    """Print the address, and in the end the counts, as lines of JSON."""
 
     def run(self) -> int:
         from traceworld.policies.registry import load_policy
         from traceworld.serving.adapters import adapter_named
         from traceworld.serving.codec import CodecLimits
-        from traceworld.serving.keys import find_key
         from traceworld.serving.policy_server import PolicyServerConfig, serve_policy
 
         config = PolicyServerConfig(
-            host=self.host,
-            port=self.port,
-            api_key=_key_for(self.host, find_key(self.api_key_file)),
             default_prompt=self.prompt,
             steps_per_request=self.steps_per_request,
             limits=CodecLimits(max_bytes=_bytes(self.max_megabytes)),
-            max_connections=self.max_connections,
-            max_queue=self.max_queue,
             max_batch=self.max_batch,
-            inference_timeout_s=self.timeout,
-            shutdown_timeout_s=self.shutdown_timeout,
+            **self._limits(),
         )
         policy = load_policy(self.policy, device=self.device)
-        counts = serve_policy(policy, adapter_named(self.adapter), config, ready=lambda url: _say_ready(url, self.json))
-        _say_counts(counts, self.json)
+        _say_counts(serve_policy(policy, adapter_named(self.adapter), config, ready=self._ready), self.json)
         return 0
 
 
-@dataclasses.dataclass(frozen=True)
-class ServePredict:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServePredict(_Server):
     """Serve a trace predictor over HTTP (JSON or multipart; /openapi.json says how)."""
 
     model: str = "mu0-nano"
     """A model's name, address or checkpoint folder."""
-    host: str = "127.0.0.1"
-    """0.0.0.0 is reachable from everywhere: give a key then."""
-    port: int = 8001
-    """0: any free one."""
-    api_key_file: Path | None = None
-    """A file with the key that clients must show. Default: the variable TRACEWORLD_API_KEY, else none."""
-    device: str = "cpu"
-    max_connections: int = 128
-    max_queue: int = 64
-    """Questions that may wait; one more is refused."""
     max_batch: int = 8
     """Questions that go to the model together."""
     window_ms: float = 5.0
     """How long the first of a batch waits for others."""
+    port: int = 8001
     max_megabytes: float = 32.0
-    """Of one request."""
     timeout: float = 60.0
-    """Seconds from a question to its answer."""
     shutdown_timeout: float = 60.0
-    """Seconds that requests may still take after SIGTERM."""
-    json: bool = False
-    """Print the address, and in the end the counts, as lines of JSON."""
 
     def run(self) -> int:
-        from traceworld.extras import require
-
-        for module in ("fastapi", "uvicorn", "python_multipart"):
-            require(module)
+        _require_http("python_multipart")
         from traceworld.models.predictor import load_predictor
-        from traceworld.serving.keys import find_key
         from traceworld.serving.predict_app import PredictServerConfig, serve_predict
 
         config = PredictServerConfig(
-            host=self.host,
-            port=self.port,
-            api_key=_key_for(self.host, find_key(self.api_key_file)),
             max_request_bytes=_bytes(self.max_megabytes),
-            max_connections=self.max_connections,
-            max_queue=self.max_queue,
             max_batch=self.max_batch,
             window_s=self.window_ms / 1000,
-            inference_timeout_s=self.timeout,
-            shutdown_timeout_s=self.shutdown_timeout,
+            **self._limits(),
         )
         predictor = load_predictor(self.model, device=self.device)
-        _say_counts(serve_predict(predictor, config, ready=lambda url: _say_ready(url, self.json)), self.json)
+        _say_counts(serve_predict(predictor, config, ready=self._ready), self.json)
         return 0
 
 
-@dataclasses.dataclass(frozen=True)
-class ServeQuery:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServeQuery(_Server):
     """Answer questions about pictures as RoboTracer's and RoboRefer's servers do (POST /query); `robotracer:URL` asks it."""
 
     model: str = "mu0-nano"
     """A model's name, address or checkpoint folder: a RoboTracer answers in its words, any other with its trace in words."""
-    host: str = "127.0.0.1"
-    """0.0.0.0 is reachable from everywhere: give a key then."""
-    port: int = 25547
-    """0: any free one."""
     folder: Path | None = None
     """Files below it may be named in requests (image_paths). Default: none may."""
-    api_key_file: Path | None = None
-    """A file with the key that clients must show. Default: the variable TRACEWORLD_API_KEY, else none."""
-    device: str = "cpu"
-    max_connections: int = 128
-    max_queue: int = 64
-    """Questions that may wait; one more is refused."""
+    port: int = 25547
     max_megabytes: float = 32.0
-    """Of one request."""
     timeout: float = 120.0
-    """Seconds from a question to its answer."""
     shutdown_timeout: float = 120.0
-    """Seconds that requests may still take after SIGTERM."""
-    json: bool = False
-    """Print the address, and in the end the counts, as lines of JSON."""
 
     def run(self) -> int:
-        from traceworld.extras import require
-
-        for module in ("fastapi", "uvicorn"):
-            require(module)
+        _require_http()
         from traceworld.models.predictor import load_predictor
-        from traceworld.serving.keys import find_key
         from traceworld.serving.query_app import QueryServerConfig, serve_query
 
-        config = QueryServerConfig(
-            host=self.host,
-            port=self.port,
-            folder=self.folder,
-            api_key=_key_for(self.host, find_key(self.api_key_file)),
-            max_request_bytes=_bytes(self.max_megabytes),
-            max_connections=self.max_connections,
-            max_queue=self.max_queue,
-            inference_timeout_s=self.timeout,
-            shutdown_timeout_s=self.shutdown_timeout,
-        )
+        limits = self._limits()
+        config = QueryServerConfig(folder=self.folder, max_request_bytes=_bytes(self.max_megabytes), **limits)
         predictor = load_predictor(self.model, device=self.device)
-        _say_counts(serve_query(predictor, config, ready=lambda url: _say_ready(url, self.json)), self.json)
+        _say_counts(serve_query(predictor, config, ready=self._ready), self.json)
         return 0
 
 
@@ -193,6 +161,13 @@ class Serve:
 
     def run(self) -> int:
         return self.command.run()
+
+
+def _require_http(*more: str) -> None:
+    from traceworld.extras import require
+
+    for module in ("fastapi", "uvicorn", *more):
+        require(module)
 
 
 def _key_for(host: str, key: str | None) -> str | None:

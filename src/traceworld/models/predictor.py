@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from traceworld.errors import CheckpointError, ConfigError, MissingWeightsError
+from traceworld.errors import ConfigError
+from traceworld.named import make_plugin, own_folder, plugin_names, shipped_folder
 from traceworld.traces.types import Observation, TracePrediction
 
 ENTRY_POINT_GROUP = "traceworld.predictors"
 WEIGHTS = Path(__file__).parent / "weights"
 
 _BY_ADDRESS = ("nearest-example", "openai", "robotracer")
-_SHIPPED = ("mu0-nano", "tracegen-nano", "robotracer-nano")
+SHIPPED = ("mu0-nano", "tracegen-nano", "robotracer-nano")
 
 
 @runtime_checkable
@@ -39,7 +38,7 @@ def predictor_names() -> list[str]:
     """All names that `load_predictor` knows on this machine (checkpoint folders aside)."""
     from traceworld.models.baselines import BASELINES
 
-    return sorted({*_SHIPPED, *BASELINES, *(entry.name for entry in entry_points(group=ENTRY_POINT_GROUP))})
+    return sorted({*SHIPPED, *BASELINES, *plugin_names(ENTRY_POINT_GROUP)})
 
 
 def load_predictor(name_or_path: str | Path, device: str = "cpu") -> TracePredictor:
@@ -60,28 +59,19 @@ def load_predictor(name_or_path: str | Path, device: str = "cpu") -> TracePredic
     from traceworld.models.baselines import BASELINES
 
     name = str(name_or_path)
-    if name in _SHIPPED:
-        folder = WEIGHTS / name
-        if not (folder / "config.json").exists():
-            raise MissingWeightsError(
-                f"the weights of '{name}' are not in this installation",
-                where=str(folder),
-                mend="reinstall traceworld, or train them with the recipe in recipes/",
-            )
+    if name in SHIPPED:
+        folder = shipped_folder(WEIGHTS, name, "the recipe in recipes/")
         return _from_checkpoint(folder, name, device)
     if name in BASELINES:
         return BASELINES[name]()
     kind, colon, rest = name.partition(":")
     if colon and kind in _BY_ADDRESS:
         return _from_address(kind, name, rest)
-    for entry in entry_points(group=ENTRY_POINT_GROUP):
-        if entry.name in (name, kind):
-            return _from_plugin(entry, [] if entry.name == name else [rest])
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
+    needs = "a `name` and `predict(observation, …)`"
+    if (found := make_plugin(ENTRY_POINT_GROUP, name, TracePredictor, "predictor", needs)) is not None:
+        return found
+    if (path := own_folder(name_or_path, "checkpoint")) is not None:
         return _from_checkpoint(path, path.resolve().name, device)
-    if path.is_file():
-        raise CheckpointError("is a file", where=str(path), mend="give the checkpoint's folder")
     near = [*difflib.get_close_matches(name, predictor_names(), n=3, cutoff=0.4)]
     near += [f"{known}:…" for known in _BY_ADDRESS if name.startswith(known)]
     raise ConfigError(
@@ -117,16 +107,3 @@ def _from_address(kind: str, name: str, rest: str) -> TracePredictor:
     if not rest:
         raise ConfigError("names no corpus", where=name, mend="write nearest-example:FOLDER of a clip store")
     return NearestExample(rest)
-
-
-def _from_plugin(entry: EntryPoint, arguments: list[str]) -> TracePredictor:
-    """A third party's predictor; whatever it raises while it is made names the plug-in."""
-    where = f"{ENTRY_POINT_GROUP}: {entry.name} = {entry.value}"
-    try:
-        make: Callable[..., object] = entry.load()
-        made = make(*arguments)
-    except Exception as error:
-        raise ConfigError(f"the plug-in fails: {error!r}", where=where, mend="update or remove its package") from error
-    if not isinstance(made, TracePredictor):
-        raise ConfigError("is no predictor", where=where, mend="give it a `name` and `predict(observation, …)`")
-    return made

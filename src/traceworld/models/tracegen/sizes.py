@@ -15,11 +15,11 @@ def _full(layers: int, heads: int) -> TraceGenConfig:
 
 
 _SIZES = {
-    # Trained from scratch on a CPU: μ0-nano's stems and words, and patches of 8 steps, so that the joint sequence is 400 trace
+    # Trained from scratch on a CPU: μ0-nano's stems and words, and patches of 16 steps, so that the joint sequence is 200 trace
     # tokens long and not 1,600.
     "nano": TraceGenConfig(
         size="nano",
-        decoder=DecoderConfig(layers=4, heads=6, head_dim=32, time_width=96, patch_time=8, image_positions=True),
+        decoder=DecoderConfig(layers=4, heads=6, head_dim=32, time_width=96, patch_time=16, image_positions=True),
         nano=NanoPrefixConfig(layers=2),
     ),
     "4x8": _full(4, 8),
