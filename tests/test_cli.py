@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from traceworld import __version__
+from traceworld import __version__, doctor
 from traceworld.cli import main
 
 
@@ -74,6 +74,22 @@ def test_info_counts_parameters_without_weights(size, capsys):
     assert main(["info", f"mu0:{size}", "--json"]) == 0
     counted = json.loads(capsys.readouterr().out)["parameters"]
     assert counted["total"] >= counted["trainable"] > 0
+
+
+def test_the_doctor_does_not_take_somebodys_folder_for_a_package(tmp_path, monkeypatch):
+    (tmp_path / "trackio").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    real = doctor.importlib.metadata.version
+
+    def version(name):
+        if name == "trackio":
+            raise doctor.importlib.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(doctor.importlib.metadata, "version", version)
+    (found,) = [finding for finding in doctor._extras() if finding.name == "trackio"]
+    assert not found.ok
+    assert "logging" in found.mend
 
 
 def test_doctor_reports_every_backend(capsys):

@@ -85,8 +85,10 @@ def _extras() -> list[Finding]:
 
     findings = []
     for module, extra in EXTRA_OF.items():
-        found = importlib.util.find_spec(module) is not None
-        detail = importlib.metadata.version(package_of(module)) if found else "not installed"
+        try:  # the package, not the module: somebody's folder `datasets` can be imported too
+            detail, found = importlib.metadata.version(package_of(module)), True
+        except importlib.metadata.PackageNotFoundError:
+            detail, found = "not installed", False
         findings.append(
             Finding(f"extra {extra}", module, found, detail, mend="" if found else f"pip install 'traceworld[{extra}]'")
         )

@@ -14,6 +14,13 @@ from traceworld.extract.pipeline import extract_clip
 from traceworld.perception import registry
 from traceworld.perception.backend_spec import BackendSpec
 
+
+@pytest.fixture(autouse=True)
+def _no_backend_stays(monkeypatch):
+    """Other tests compare the list of backends."""
+    monkeypatch.setattr(registry, "_specs", dict(registry._specs))
+
+
 TOY = Options(frames=10, width=96, height=72, backend_ms=0.5, rounds=1)
 
 
