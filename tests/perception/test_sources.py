@@ -35,6 +35,14 @@ def test_kinds(tmp_path):
             assert source.kind == clip_kind(path)
 
 
+def test_depth_without_its_description_does_not_pass_for_plain_pictures(tmp_path):
+    folder = write_rgbd(tmp_path / "rgbd", IMAGES, DEPTHS)
+    (folder / "clip.json").unlink()
+    assert clip_kind(folder) == "rgbd"
+    with pytest.raises(MediaError, match=r"clip\.json: is missing"):
+        open_source(folder)
+
+
 def test_truth_folders_and_what_is_in_them(tmp_path):
     folder = write_rgbd(tmp_path / "e.truth", IMAGES, DEPTHS)
     assert is_truth(folder)

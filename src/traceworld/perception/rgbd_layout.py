@@ -157,6 +157,9 @@ def read_clip_file(path: Path) -> ClipFile:
     where = str(path)
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        mend = "describe the clip there (docs/format.md); {} is enough, what it does not say is assumed"
+        raise MediaError("is missing", where=where, mend=mend) from error
     except (OSError, ValueError, RecursionError) as error:
         raise MediaError(f"is not readable JSON: {error}", where=where, mend="see docs/format.md") from error
     if not isinstance(fields, dict):

@@ -29,7 +29,8 @@ def clip_kind(path: Path) -> str | None:
     if is_truth(path):
         return None
     if path.is_dir():
-        if (path / CLIP_FILE).is_file():
+        # Without its description, pictures with depth must not pass for plain pictures: that is said when it is opened.
+        if (path / CLIP_FILE).is_file() or all((path / part).is_dir() for part in ("color", "depth")):
             return "rgbd"
         holds_videos = any(
             child.suffix.lower() in VIDEO_SUFFIXES for child in path.iterdir()
