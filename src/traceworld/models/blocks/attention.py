@@ -42,7 +42,7 @@ def attend(
 def _attend_bf16_cpu(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
     """The same where gradients are needed: the fused kernel's backward takes up to three times as long in bfloat16 on a CPU."""
     if query.shape[-2] >= _FUSED_FROM:
-        wide = (x.float() for x in (query, key, value))
-        return F.scaled_dot_product_attention(*wide, attn_mask=mask[:, None]).to(query.dtype)
+        q, k, v = query.float(), key.float(), value.float()
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None]).to(query.dtype)
     bias = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, -torch.inf)[:, None]
     return ((query * query.shape[-1] ** -0.5) @ key.mT + bias).softmax(dim=-1) @ value
