@@ -65,9 +65,8 @@ def main(argv: list[str] | None = None) -> int:
 
         sys.stdout.write(f"traceworld {__version__}\n")
         return 0
-    if (
-        argv[:1] == ["train"] and argv[1:2] and argv[1] in _TRAINED
-    ):  # `train` takes folders: one of this name is `./policy`
+    # `train` takes folders: one of this name is `./policy`
+    if argv[:1] == ["train"] and argv[1:2] and argv[1] in _TRAINED:
         argv = [f"train-{argv[1]}", *argv[2:]]
     os.environ.setdefault("MUJOCO_GL", "egl")
     command = tyro.cli(

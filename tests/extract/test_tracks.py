@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,15 +10,14 @@ from scenes import HEIGHT, WIDTH, K, ListSource, card_scene
 
 from traceworld.errors import ExtractionError
 from traceworld.extract import tracks
+from traceworld.extract.config import ExtractConfig
 from traceworld.extract.tracks import build_traces
 from traceworld.geometry.cameras import project
 from traceworld.perception.interfaces import Frame
 
 
 def config(**changes):
-    return SimpleNamespace(
-        **{"num_keypoints": 60, "chunk_frames": 64, "tau_moving_px": 40.0, "lambda_z": 0.1, "seed": 0} | changes
-    )
+    return ExtractConfig(**{"num_keypoints": 60, "chunk_frames": 64, "tau_moving_px": 40.0} | changes)
 
 
 @pytest.fixture(scope="module")

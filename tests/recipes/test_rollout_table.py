@@ -1,26 +1,13 @@
 """Reports of rollouts side by side."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
+from typing import get_args
 
 import pytest
+import rollout_table
 
 from traceworld.errors import ConfigError, DatasetError
 from traceworld.evaluation.intervals import wilson_interval
-
-RECIPES = Path(__file__).parents[2] / "recipes"
-
-
-@pytest.fixture
-def recipe(monkeypatch):
-    monkeypatch.syspath_prepend(str(RECIPES))
-    spec = importlib.util.spec_from_file_location("rollout_table_recipe", RECIPES / "rollout_table.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
 
 
 def rate(successes, episodes):
@@ -54,13 +41,13 @@ def write(folder, value):
     (folder / "results.json").write_text(json.dumps(value))
 
 
-def test_runs_stand_side_by_side_in_their_section(recipe, tmp_path):
+def test_runs_stand_side_by_side_in_their_section(tmp_path):
     write(tmp_path / "a", report({"reach": 18, "push": 14}))
     write(tmp_path / "b", report({"reach": 9, "push": 1}))
     document = tmp_path / "results.md"
     document.write_text("# All\n<!-- begin policies-mt10 -->\nold\n<!-- end policies-mt10 -->\nend\n")
     runs = (f"with={tmp_path / 'a'}", f"without={tmp_path / 'b'}")
-    recipe.main(recipe.RolloutTable("policies-mt10", runs, note="A note.", results=document))
+    rollout_table.main(rollout_table.RolloutTable("policies-mt10", runs, note="A note.", results=document))
     text = document.read_text()
     assert text.startswith("# All")
     assert text.endswith("end\n")
@@ -74,33 +61,31 @@ def test_runs_stand_side_by_side_in_their_section(recipe, tmp_path):
     assert "| with | 40 | 41.3 | 80 | 0.1 | – |" in text
 
 
-def test_close_runs_overlap_and_nothing_is_divided_by_nothing(recipe):
+def test_close_runs_overlap_and_nothing_is_divided_by_nothing():
     reports = {"a": report({"reach": 1}), "b": report({"reach": 0})}
-    assert recipe.comparison(reports, "a", "b") == "- a against b: +5.0 points; 95 % intervals overlap."
+    assert rollout_table.comparison(reports, "a", "b") == "- a against b: +5.0 points; 95 % intervals overlap."
 
 
-def test_mt50_stands_beside_the_published_rows(recipe):
+def test_mt50_stands_beside_the_published_rows():
     found = report({"a": 20, "b": 10, "c": 4, "d": 2}, suite="mt50", groups=True)
-    text = recipe.section({"ours": found}, [], "command")
+    text = rollout_table.section({"ours": found}, [], "command")
     assert "| **ours** | 100.0 | 50.0 | 20.0 | 10.0 | 45.0 |" in text
     assert "| SmolVLA 0.45B (published) | 82.5 | 41.8 | 45.0 | 60.0 | 57.3 |" in text
     assert "against" not in text
 
 
-def test_what_cannot_be_compared_is_refused(recipe, tmp_path):
+def test_what_cannot_be_compared_is_refused(tmp_path):
     mixed = {"a": report({"reach": 1}), "b": report({"reach": 1}, suite="mt50")}
     with pytest.raises(ConfigError, match="one suite"):
-        recipe.section(mixed, [], "command")
+        rollout_table.section(mixed, [], "command")
     with pytest.raises(ConfigError, match="no run is called 'c'"):
-        recipe.section({"a": report({"reach": 1})}, [], "command", against="c")
+        rollout_table.section({"a": report({"reach": 1})}, [], "command", against="c")
     with pytest.raises(ConfigError, match="NAME=FOLDER"):
-        recipe.named("folder")
+        rollout_table.named("folder")
     with pytest.raises(DatasetError, match=r"results\.json"):
-        recipe.read_report(tmp_path)
+        rollout_table.read_report(tmp_path)
 
 
-def test_the_document_has_every_section(recipe):
-    from typing import get_args
-
-    for name in get_args(recipe.Section):
-        assert recipe.DOCUMENT.read_text().count(f"<!-- begin {name} -->") == 1
+def test_the_document_has_every_section():
+    for name in get_args(rollout_table.Section):
+        assert rollout_table.DOCUMENT.read_text().count(f"<!-- begin {name} -->") == 1

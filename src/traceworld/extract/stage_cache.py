@@ -38,8 +38,8 @@ TRACKS, CAPTIONS = "tracks", "captions"
 STAGES = "stages"
 """Where a clip's provenance keeps the keys of its stages."""
 AFTER_TRACKS = (
-    "extract/captioning.py", "extract/events.py", "extract/jobs.py", "extract/ledger.py", "extract/ray_workers.py",
-    "extract/recaption.py", "extract/workers.py", "perception/backends/endpoint.py", "perception/backends/vlm.py",
+    "extract/captioning.py", "extract/events.py", "extract/jobs.py", "extract/ledger.py", "extract/memory.py",
+    "extract/ray_workers.py", "extract/recaption.py", "extract/workers.py", "perception/backends/endpoint.py", "perception/backends/vlm.py",
     "perception/caption_text.py", "perception/captions.py", "perception/http_json.py", "perception/language_captioner.py",
 )  # fmt: skip
 """Files of the rooms up to extraction that no trace follows from; a change in them leaves the traces that are kept."""

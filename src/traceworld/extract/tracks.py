@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from traceworld.errors import ExtractionError
+from traceworld.extract.config import ExtractConfig
 from traceworld.extract.keypoints import Keypoints, Representative, choose_keypoints, grid_keypoints
 from traceworld.geometry.cameras import invert_rigid, project, unproject
 from traceworld.geometry.motion import trace_diameter
@@ -31,9 +32,9 @@ from traceworld.perception.motion import (
     static_share,
     textured,
 )
-from traceworld.perception.odometry import OdometryConfig, RGBDOdometry, camera_is_static, far_frames, to_gray
+from traceworld.perception.odometry import RGBDOdometry, camera_is_static, far_frames, to_gray
 from traceworld.perception.passes import ChunkView, Queries, follow_chunk
-from traceworld.perception.tracking import PointState, TrackingConfig, View
+from traceworld.perception.tracking import PointState, View
 from traceworld.traces.types import Cameras, Traces
 
 log = logging.getLogger(__name__)
@@ -99,12 +100,14 @@ class _Piece:
     valid: np.ndarray
 
 
-def build_traces(source: FrameSource, config: Any, progress: Callable[[int], None] | None = None) -> TrackResult:
+def build_traces(
+    source: FrameSource, config: ExtractConfig, progress: Callable[[int], None] | None = None
+) -> TrackResult:
     """Keypoints, camera, tracks and movement filter of one clip (mu0-paper A.1–A.4).
 
     Args:
         source: streamed once; never more than `config.chunk_frames` frames are held.
-        config: `ExtractConfig` (num_keypoints, chunk_frames, tau_moving_px, lambda_z, seed, tracking).
+        config: of it num_keypoints, grid, chunk_frames, tau_moving_px, lambda_z, seed, tracking and odometry.
         progress: called with the number of frames done after each chunk.
 
     Raises:
@@ -114,16 +117,15 @@ def build_traces(source: FrameSource, config: Any, progress: Callable[[int], Non
 
 
 class _Builder:
-    def __init__(self, source: FrameSource, config: Any):
+    def __init__(self, source: FrameSource, config: ExtractConfig):
         self.source, self.config = source, config
         self.width, self.height = source.width, source.height
         K = source.K if source.K is not None else assumed_K(source.width, source.height)
         self.K = np.asarray(K, np.float64)
-        self.tracking: TrackingConfig = getattr(config, "tracking", None) or TrackingConfig()
-        self.odometry_config: OdometryConfig = getattr(config, "odometry", None) or OdometryConfig()
+        self.tracking, self.odometry_config = config.tracking, config.odometry
         self.flow = DenseFlow()
         self.features = EmbeddedFeatures()
-        self.entities = EntityFinder(seed=int(config.seed))
+        self.entities = EntityFinder(seed=config.seed)
         self.odometry: RGBDOdometry | None = None
         self.metric: bool | None = None
         self.px = self.width / 640
@@ -144,7 +146,7 @@ class _Builder:
     # ------------------------------------------------------------------ stream
 
     def run(self, progress: Callable[[int], None] | None) -> TrackResult:
-        size = max(2, int(self.config.chunk_frames))
+        size = max(2, self.config.chunk_frames)
         chunk = _Chunk()
         for frame in self.source:
             self._append(chunk, frame)
@@ -301,9 +303,9 @@ class _Builder:
         )
         self.moved |= bool(maps.moving)
         held_xy = dict.fromkeys(range(len(frames)), carried_xy)
-        budget = int(self.config.num_keypoints)
+        budget = self.config.num_keypoints
         room = min(int(self.tracking.max_total * budget), MAX_CELLS // len(self.times)) - len(self.part)
-        side = int(getattr(self.config, "grid", 0))
+        side = self.config.grid
         keypoints = (
             grid_keypoints(maps, side, self.width, self.height, carried_xy)
             if side
@@ -389,7 +391,7 @@ class _Builder:
         poses = np.stack(self.poses)
         cameras = Cameras(np.repeat(self.K[None], frames, 0), poses, self.width, self.height)
         diameter = self._diameters(xyz, visible, poses)
-        moving = diameter > float(self.config.tau_moving_px) * self.px
+        moving = diameter > self.config.tau_moving_px * self.px
         traces = Traces(
             xyz, visible, valid, np.asarray(self.part, np.int32), moving, np.asarray(self.query_frame, np.int64)
         )
@@ -412,7 +414,7 @@ class _Builder:
         for view in np.unique(view_of_point):
             for mine in point_blocks(len(xyz_world), np.flatnonzero(view_of_point == view)):
                 seen = project(xyz_world[:, mine].astype(np.float64), self.K, views[view])
-                diameter[mine] = trace_diameter(seen, visible[:, mine], float(self.config.lambda_z))
+                diameter[mine] = trace_diameter(seen, visible[:, mine], self.config.lambda_z)
         return diameter
 
 
