@@ -2,7 +2,7 @@
 
 A folder per (demonstrations, μ0, way of looking), called by a hash of them, with one float16 row per observation in memory-mapped
 arrays: last-layer features, motion features, gripper features. Instructions are kept once each. Episodes are marked as they are
-finished, so a run that was killed goes on. Of act-nano an observation takes about 70 kB; `every` keeps every second one, or fewer.
+finished, so a run that was killed goes on. Of act-nano an observation takes about 160 kB; `every` keeps every second one, or fewer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from traceworld.traces.demonstrations import Demonstration, Demonstrations
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 _AT_ONCE = 32
 _LARGEST = float(np.finfo(np.float16).max)
 _PER_INSTRUCTION = ("words", "words_seen")
@@ -112,6 +112,7 @@ def _identity(demonstrations: Demonstrations, model: PolicyModel, every: int) ->
         "every": every,
         "query": config.to_dict()["query"],
         "gripper": config.to_dict()["gripper"],
+        "scene": config.to_dict()["scene"],
         "trace": config.trace == "expert",
         "compat": config.compat,
         "mu0": fingerprint(model.frozen.mu0.state_dict().values()),

@@ -17,7 +17,7 @@ class QueryConfig:
     """Which points of the scene μ0 is asked about.
 
     Attributes:
-        kind: `semantic`: `count` points spread over place and appearance (`keypoints.semantic_keypoints`); `salient_grid`: the
+        kind: `semantic`: `count` points on small things and spread over place and appearance (`keypoints.semantic_keypoints`); `salient_grid`: the
             strongest corner of each cell of `grid`; `uniform_grid`: the points of `grid` itself, corners on the picture's
             edge (the released policy).
         count: of `semantic`.
@@ -62,6 +62,19 @@ class GripperConfig:
     source: Literal["dino", "prefix", "none"] = "dino"
     camera: str = "wrist"
     grid: tuple[int, int] = (8, 8)
+
+
+@dataclass(frozen=True)
+class SceneConfig:
+    """The stem of the scene camera's finer map, ours: cells of the last layer are 16 pixels of a nano μ0, in which a thing that
+    the gripper is to close on has lost its place.
+
+    Attributes:
+        source: `prefix`: the map of twice the resolution of a nano μ0's own prefix, its four cells beside each of the last layer's;
+            `none`: last-layer features alone, as in B.4.
+    """
+
+    source: Literal["prefix", "none"] = "none"
 
 
 @dataclass(frozen=True)
@@ -122,7 +135,7 @@ class PolicyConfig:
         mixer_heads: of the injection.
         proprioception: through an `mlp` (B.4) or a `linear` map (released code).
         normalise: states and actions to zero mean and unit spread (`mean_std`), or as they are (`none`, released code).
-        query, gripper, head: see there.
+        query, gripper, scene, head: see there.
         depth: μ0 is shown the scene camera's metric depth as well, and told the depth of the query points. (The released
             policies have none.)
         compat: `official`: look and read features as the released code does (`official.switches`).
@@ -138,6 +151,7 @@ class PolicyConfig:
     normalise: Literal["mean_std", "none"] = "mean_std"
     query: QueryConfig = field(default_factory=QueryConfig)
     gripper: GripperConfig = field(default_factory=GripperConfig)
+    scene: SceneConfig = field(default_factory=SceneConfig)
     head: HeadConfig = field(default_factory=FlowHeadConfig)
     compat: Literal["none", "official"] = "none"
     depth: bool = False

@@ -143,7 +143,8 @@ def feature_names(config: PolicyConfig) -> tuple[str, ...]:
     """The features that a policy reads, by their names in a batch."""
     trace = ("trace",) if config.trace == "expert" else ()
     gripper = ("gripper", "gripper_seen") if config.gripper.source != "none" else ()
-    return ("z", "z_seen", "words", "words_seen", *trace, *gripper)
+    scene = ("scene",) if config.scene.source != "none" else ()
+    return ("z", "z_seen", "words", "words_seen", *trace, *gripper, *scene)
 
 
 def _rows(batch: Mapping[str, Any]) -> list[dict[str, Any]]:

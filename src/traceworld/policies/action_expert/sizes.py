@@ -17,6 +17,7 @@ from traceworld.policies.action_expert.config import (
     HeadConfig,
     PolicyConfig,
     QueryConfig,
+    SceneConfig,
 )
 from traceworld.policies.action_expert.model import trained_parts
 from traceworld.policies.action_expert.trace_features import feature_widths
@@ -37,9 +38,10 @@ _NANO_ACT = RegressionHeadConfig(mlp_hidden=896)
 
 def _nano(head: HeadConfig, trace: TraceUse) -> Callable[[int, int], PolicyConfig]:
     """How the small policies look, the same for all heads."""
-    query, gripper = QueryConfig(kind="semantic", count=32), GripperConfig(source="prefix", grid=(4, 6))
+    query, gripper = QueryConfig(kind="semantic", count=48), GripperConfig(source="prefix", grid=(4, 6))
+    scene = SceneConfig(source="prefix")
     return lambda state_dim, action_dim: PolicyConfig(
-        state_dim, action_dim, trace=trace, mixer_heads=6, query=query, gripper=gripper, head=head
+        state_dim, action_dim, trace=trace, mixer_heads=6, query=query, gripper=gripper, scene=scene, head=head
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from traceworld.policies.action_expert.config import PolicyConfig
 from traceworld.policies.action_expert.guidance import GatedCrossAttention
@@ -63,6 +64,8 @@ class Conditioning(nn.Module):
             self.gripper_proj = nn.Linear(widths.gripper, widths.prefix)
             self.gripper_place = nn.Parameter(torch.randn(rows * columns, widths.prefix) * 0.02)
             self.gripper_stem = _Stem(widths.prefix, out)
+        if config.scene.source != "none":
+            self.scene_stem = _Stem(widths.scene, out)
         if config.proprioception == "mlp":
             self.state_stem: nn.Module = nn.Sequential(nn.Linear(config.state_dim, out), nn.SiLU(), nn.Linear(out, out))
         else:
@@ -79,7 +82,11 @@ class Conditioning(nn.Module):
                 z = self.guidance(z, features["trace"])
             else:
                 z = self.guidance(z, z, z_seen)
-        parts, seen = [self.guided_stem(z), self.words_stem(features["words"])], [z_seen, features["words_seen"]]
+        guided = self.guided_stem(z)
+        if self.config.scene.source != "none":
+            finer = self.scene_stem(features["scene"])
+            guided = guided + F.pad(finer, (0, 0, 0, guided.shape[1] - finer.shape[1]))  # words come after the picture's cells
+        parts, seen = [guided, self.words_stem(features["words"])], [z_seen, features["words_seen"]]
         if self.config.gripper.source != "none":
             gripper = self.gripper_stem(self.gripper_proj(features["gripper"]) + self.gripper_place)
             parts.append(gripper)

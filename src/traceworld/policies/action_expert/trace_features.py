@@ -36,22 +36,25 @@ Glance = dict[str, Any]
 
 @dataclass(frozen=True)
 class FeatureWidths:
-    """Channels of what a μ0 gives: of the prefix's features and words, of z_trace, of the gripper's maps."""
+    """Channels of what a μ0 gives: of the prefix's features and words, of z_trace, of the gripper's maps, of the scene's finer map."""
 
     prefix: int
     trace: int
     gripper: int
+    scene: int = 0
 
 
 def feature_widths(mu0: Mu0Config, config: PolicyConfig) -> FeatureWidths:
     """
     Raises:
-        ConfigError: the gripper's stem wants something that this μ0 does not have.
+        ConfigError: a stem wants something that this μ0 does not have.
     """
     nano = mu0.prefix if isinstance(mu0.prefix, NanoPrefixConfig) else None
     source = config.gripper.source
     if source == "prefix" and nano is None:
         raise ConfigError("only a nano prefix has maps of its own", where="gripper.source", mend="use 'dino'")
+    if config.scene.source == "prefix" and nano is None:
+        raise ConfigError("only a nano prefix has maps of its own", where="scene.source", mend="use 'none'")
     if source == "dino" and mu0.local.source != "dino":
         raise ConfigError("this μ0 has no DINOv2", where="gripper.source", mend="use 'prefix'")
     if config.depth and not mu0.use_depth:
@@ -62,7 +65,8 @@ def feature_widths(mu0: Mu0Config, config: PolicyConfig) -> FeatureWidths:
         "prefix": sum(nano.stem_channels[1:]) + nano.width if nano is not None else 0,
         "none": 0,
     }[source]
-    return FeatureWidths(width, mu0.expert.width, channels)
+    finer = 4 * nano.stem_channels[2] if nano is not None and config.scene.source == "prefix" else 0
+    return FeatureWidths(width, mu0.expert.width, channels, finer)
 
 
 class FrozenMu0(nn.Module):
@@ -149,7 +153,8 @@ class FrozenMu0(nn.Module):
 
         Returns:
             `z` [B,L,C] and `z_seen`; `words` [B,W,C] (embeddings of the instruction) and `words_seen`; `trace` [B,M,E] unless
-            the policy's config says otherwise; `gripper` [B,G,Cg] and `gripper_seen` [B] if there is such a camera. float32.
+            the policy's config says otherwise; `gripper` [B,G,Cg] and `gripper_seen` [B] if there is such a camera; `scene` [B,P,Cs]
+            of the P ≤ L picture cells, if it is asked for. float32.
         """
         batch = self._batch(glances)
         prefix, z = encode_with_last_layer(self.mu0, batch)
@@ -162,6 +167,8 @@ class FrozenMu0(nn.Module):
             found["gripper"] = self._gripper(glances, batch)
             seen = [bool(glance["wrist_seen"]) for glance in glances]
             found["gripper_seen"] = torch.tensor(seen, device=self.mu0.device)
+        if self.config.scene.source != "none":
+            found["scene"] = finer_cells(prefix.maps).float()
         return found
 
     @torch.no_grad()
@@ -244,6 +251,14 @@ class FrozenMu0(nn.Module):
         once = copy.copy(features)
         once.conventions = OfficialConventions((side, side))
         return once({"image": pictures})
+
+
+def finer_cells(maps: Sequence[Float[Tensor, "B _c _h _w"]]) -> Float[Tensor, "B P C4"]:
+    """The next to last map, the four cells that lie in one of the last map as channels of that; cells beyond an odd edge are 0."""
+    rows, columns = maps[-1].shape[-2:]
+    finer = maps[-2]
+    spare = 2 * rows - finer.shape[-2], 2 * columns - finer.shape[-1]
+    return F.pixel_unshuffle(F.pad(finer, (0, spare[1], 0, spare[0])), 2).flatten(2).mT
 
 
 def prefix_tokens(mu0: Mu0Config, depth: bool = False) -> int:
