@@ -68,7 +68,7 @@ class Recipe:
         every: learn from the observation of every so many frames.
         chunk, execute: actions predicted and played.
         policies: which to train and play.
-        steps, batch, lr, warmup, ema, precision, seed: of every training.
+        steps, batch, optimizer, lr, warmup, ema, precision, seed: of every training.
         episodes: per task, on seeds of their own. rollout_seed: of these.
         mu0: the frozen μ0.
         device, threads, workers: of training. sim_workers, rollout_workers: processes that record and play.
@@ -88,7 +88,8 @@ class Recipe:
     policies: tuple[Contender, ...] = ("act-nano", "without-trace", "diffusion", "act")
     steps: int = 20_000
     batch: int = 64
-    lr: float = 5e-4
+    optimizer: Literal["adamw", "muon"] = "muon"
+    lr: float = 2e-3
     warmup: int = 500
     ema: float = 0.999
     precision: Literal["fp32", "bf16"] = "bf16"
@@ -169,6 +170,7 @@ def trained(recipe: Recipe, name: Contender, demonstrations: StoredDemonstration
         size=size,
         steps=recipe.steps,
         batch=recipe.batch,
+        optimizer=recipe.optimizer,
         lr=recipe.lr,
         weight_decay=0.01,
         clip=1.0,
