@@ -27,8 +27,8 @@ from traceworld.extract.memory import LEAST_GB, ran_out_of_memory
 from traceworld.extract.workers import Loss, run_in_processes
 from traceworld.perception.depth_files import read_depth_file
 from traceworld.perception.rgbd_layout import read_clip_file
-from traceworld.perception.source_base import MAX_PIXELS
 from traceworld.perception.sources import open_source
+from traceworld.traces.picture_size import MAX_PIXELS
 from traceworld.traces.store import open_dataset
 
 QUICK = ExtractConfig(num_keypoints=12, max_frames=6, tau_moving_px=10.0)

@@ -6,7 +6,13 @@ from policy_toys import picture
 
 from traceworld.errors import ConfigError
 from traceworld.policies.action_expert.config import QueryConfig
-from traceworld.policies.action_expert.keypoints import choose_queries, salient_grid, semantic_keypoints, uniform_grid
+from traceworld.policies.action_expert.keypoints import (
+    choose_queries,
+    salient_grid,
+    semantic_keypoints,
+    small_things,
+    uniform_grid,
+)
 
 
 def box_picture(top=20, left=80, side=12) -> np.ndarray:
@@ -30,6 +36,42 @@ def test_a_small_thing_gets_more_points_than_its_area():
 
 def test_points_follow_the_thing():
     assert inside(semantic_keypoints(box_picture(left=10), 24), left=10).sum() >= 3
+
+
+def table_with_a_puck(x=100, y=60) -> np.ndarray:
+    """A table whose edge and whose stripes are clearer than the thing on it, of 4×4 pixels."""
+    image = np.full((144, 192, 3), 130, np.uint8)
+    image[40:] = (150, 110, 90)
+    image[:, :30] = (180, 30, 30)
+    image[120:, ::7] = (30, 20, 10)
+    image[y : y + 4, x : x + 4] = (110, 20, 20)
+    return image
+
+
+@pytest.mark.parametrize(("x", "y"), [(100, 60), (61, 83), (150, 101), (39, 47)])
+def test_a_point_lies_on_a_puck(x, y):
+    image = table_with_a_puck(x, y)
+    px = (small_things(image) + 1) / 2 * (192, 144)
+    nearest = np.linalg.norm(px - (x + 2, y + 2), axis=1)
+    assert nearest[0] < 3  # nothing else is as clear: an edge looks the same along itself
+    assert np.abs(semantic_keypoints(image, 32) - small_things(image)[0]).sum(1).min() == 0
+
+
+def test_a_thing_cut_off_by_the_pictures_edge_is_none():
+    image = np.full((144, 192, 3), 130, np.uint8)
+    image[70:74, :2] = (220, 20, 20)
+    assert len(small_things(image)) == 0
+
+
+def test_half_of_the_points_are_left_for_the_rest():
+    image = np.full((144, 192, 3), 130, np.uint8)
+    for y in range(10, 140, 14):
+        for x in range(10, 190, 14):
+            image[y : y + 3, x : x + 3] = (20, 20, 220)
+    assert len(small_things(image)) > 100
+    uv = semantic_keypoints(image, 30)
+    assert len(uv) == 30
+    assert sum((np.abs(small_things(image) - each).sum(1) == 0).any() for each in uv[:15]) == 15
 
 
 @pytest.mark.parametrize("kind", ["semantic", "salient_grid", "uniform_grid"])

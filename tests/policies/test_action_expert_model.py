@@ -23,7 +23,7 @@ from policy_toys import (
 from traceworld.errors import CheckpointError, ConfigError
 from traceworld.models.mu0.sizes import mu0_config
 from traceworld.policies.action_expert import sizes
-from traceworld.policies.action_expert.config import GripperConfig, PolicyConfig
+from traceworld.policies.action_expert.config import GripperConfig, PolicyConfig, SceneConfig
 from traceworld.policies.action_expert.model import PolicyModel, feature_names
 from traceworld.policies.action_expert.normalisation import ActionScales, measure_scales
 from traceworld.policies.baselines.config import DiffusionHeadConfig, RegressionHeadConfig
@@ -90,6 +90,20 @@ def test_only_the_policy_with_traces_depends_on_them(trace, matters):
     tokens = model.tokens(batch, batch["state"]).x
     batch["trace"] = torch.randn(3, 7, 20)
     assert torch.equal(tokens, model.tokens(batch, batch["state"]).x) != matters
+
+
+def test_the_scene_stem_reaches_its_own_cell_and_no_word():
+    model = make_policy(policy_config(scene=SceneConfig("prefix")))
+    assert "scene" in feature_names(model.config)
+    batch = batch_of(model)
+    before = model.tokens(batch, batch["state"]).x
+    batch["scene"] = batch["scene"].clone()
+    batch["scene"][:, 2] += 1 + torch.arange(batch["scene"].shape[-1])
+    changed = (model.tokens(batch, batch["state"]).x != before).any(-1)
+    assert changed.nonzero()[:, 1].tolist() == [2, 2, 2]
+    loss = model.loss(batch, torch.Generator().manual_seed(0))["loss"]
+    loss.backward()
+    assert all(p.grad.abs().sum() > 0 for p in model.conditioning.scene_stem.parameters())
 
 
 def test_order_of_motion_tokens_does_not_matter():

@@ -11,9 +11,9 @@ from traceworld.errors import CheckpointError, ConfigError, InvalidInputError
 from traceworld.models.mu0.expert import TraceExpert
 from traceworld.models.mu0.model import Mu0Model
 from traceworld.models.mu0.predictor import Mu0Predictor
-from traceworld.policies.action_expert.config import GripperConfig, QueryConfig
+from traceworld.policies.action_expert.config import GripperConfig, QueryConfig, SceneConfig
 from traceworld.policies.action_expert.last_layer import encode_with_last_layer, inputs_of
-from traceworld.policies.action_expert.trace_features import FrozenMu0, prefix_tokens
+from traceworld.policies.action_expert.trace_features import FrozenMu0, finer_cells, prefix_tokens
 from traceworld.traces.types import Observation
 
 SMOL_POLICY = policy_config(gripper=GripperConfig(source="dino", grid=(2, 2)))
@@ -178,6 +178,36 @@ def test_a_stem_that_this_mu0_has_not_is_refused():
         frozen(policy_config(gripper=GripperConfig(source="dino")))
     with pytest.raises(ConfigError, match="nano prefix"):
         frozen(policy_config(), SMOLVLM_MU0)
+
+
+# The scene's finer map
+
+
+def test_the_four_finer_cells_lie_beside_their_coarse_one():
+    coarse, finer = torch.zeros(1, 5, 2, 3), torch.arange(4 * 6.0).view(1, 1, 4, 6)
+    cells = finer_cells([torch.zeros(1, 2, 8, 12), finer, coarse])
+    assert cells.shape == (1, 6, 4)
+    assert cells[0, 4].tolist() == [14, 15, 20, 21]  # second row, second column
+
+
+def test_beyond_an_odd_edge_there_is_nothing():
+    cells = finer_cells([torch.ones(1, 1, 3, 5), torch.zeros(1, 1, 2, 3)])
+    assert cells[0].sum(-1).tolist() == [4, 4, 2, 2, 2, 1]
+
+
+def test_the_scene_stem_reads_the_prefixs_own_map():
+    module = frozen(policy_config(scene=SceneConfig("prefix")))
+    shown = looks(module)
+    found = module(shown)
+    maps = module.mu0.encode(module._batch(shown)).maps
+    rows, columns = maps[-1].shape[-2:]
+    assert found["scene"].shape == (2, rows * columns, module.widths.scene)
+    assert found["scene"].shape[1] <= found["z"].shape[1] - found["words"].shape[1]
+    for row, column in ((0, 0), (1, 2), (rows - 1, columns - 1)):
+        four = maps[-2][:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+        assert torch.equal(found["scene"][:, row * columns + column].view(2, -1, 2, 2), four)
+    with pytest.raises(ConfigError, match=r"scene\.source"):
+        frozen(dataclasses.replace(SMOL_POLICY, scene=SceneConfig("prefix")), SMOLVLM_MU0)
 
 
 # Depth

@@ -12,7 +12,7 @@ from jaxtyping import Float32
 from PIL import Image, UnidentifiedImageError
 
 from traceworld.errors import DepthError, MediaError
-from traceworld.perception.source_base import check_picture_size
+from traceworld.traces.picture_size import check_picture_size
 
 DEPTH_SUFFIXES = (".png", ".tif", ".tiff", ".npy")
 PLAUSIBLE_M = (0.05, 50.0)

@@ -13,7 +13,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from traceworld.errors import MediaError
 from traceworld.perception.intrinsics import assumed_K
-from traceworld.perception.source_base import RawFrame, SourceBase, SourceOptions, check_picture_size, resize_image
+from traceworld.perception.source_base import RawFrame, SourceBase, SourceOptions, resize_image
+from traceworld.traces.picture_size import check_picture_size
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _BAD_IMAGE = (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError)

@@ -15,11 +15,10 @@ from traceworld.errors import ConfigError, MediaError
 from traceworld.geometry.cameras import resize_K
 from traceworld.perception.interfaces import Frame
 from traceworld.perception.intrinsics import ASSUMED_FOV_DEG
+from traceworld.traces.picture_size import check_picture_size
 
 MIN_SIDE = 16
 """Smallest image side, in pixels, in which motion can be followed."""
-MAX_PIXELS = 2**26
-"""Pixels of a picture, as its header states them, above which nothing is decoded: twice 8K. A few bytes can claim any size."""
 
 
 @dataclass(frozen=True)
@@ -69,20 +68,6 @@ class RawFrame(NamedTuple):
     source_index: int
     time_s: float
     load: Callable[[], tuple[UInt8[np.ndarray, "H W 3"], Float32[np.ndarray, "H W"] | None, np.ndarray | None]]
-
-
-def check_picture_size(width: int, height: int, where: str) -> None:
-    """Refuse a picture by the size in its header, before memory is taken for it.
-
-    Raises:
-        MediaError: it has more than `MAX_PIXELS`.
-    """
-    if width * height > MAX_PIXELS:
-        raise MediaError(
-            f"states a size of {width}×{height}, more than {MAX_PIXELS / 1e6:.0f} million pixels",
-            where=where,
-            mend="scale it down; if the size is not true, the header is damaged",
-        )
 
 
 def capped_size(width: int, height: int, max_side: int) -> tuple[int, int]:

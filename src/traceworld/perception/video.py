@@ -19,14 +19,13 @@ from jaxtyping import UInt8
 from traceworld.errors import MediaError
 from traceworld.perception.intrinsics import assumed_K
 from traceworld.perception.source_base import (
-    MAX_PIXELS,
     RawFrame,
     SourceBase,
     SourceOptions,
     StrictClock,
-    check_picture_size,
     resize_image,
 )
+from traceworld.traces.picture_size import MAX_PIXELS, check_picture_size
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".gif", ".wmv", ".flv")
 _NOT_PICTURES = {"ansi", "bintext", "xbin", "idf"}  # FFmpeg "decodes" plain text as terminal art

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 
 from traceworld.errors import DepthError, InvalidInputError, MediaError
 from traceworld.traces.atomic import write_atomically
+from traceworld.traces.picture_size import check_picture_size
 from traceworld.traces.types import Clip, Media
 
 _BAD_PICTURE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
@@ -115,10 +116,11 @@ def open_picture(path: Path) -> UInt8[np.ndarray, "H W 3"]:
     """An image file as upright RGB.
 
     Raises:
-        MediaError: missing, damaged or no picture.
+        MediaError: missing, damaged, no picture, or one of more than `MAX_PIXELS`.
     """
     try:
         with Image.open(path) as picture:
+            check_picture_size(*picture.size, str(path))
             return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
     except _BAD_PICTURE as error:
         raise MediaError(f"cannot be read as a picture: {error}", where=str(path), mend="restore the file") from error
@@ -129,9 +131,11 @@ def open_depth(path: Path, unit_m: float, invalid: float = 0) -> Float32[np.ndar
 
     Raises:
         DepthError: missing, damaged or not a single-channel image of integers.
+        MediaError: of more than `MAX_PIXELS`.
     """
     try:
         with Image.open(path) as picture:
+            check_picture_size(*picture.size, str(path))
             values = np.asarray(picture)
     except _BAD_PICTURE as error:
         raise DepthError(f"cannot be read as depth: {error}", where=str(path), mend="restore the file") from error

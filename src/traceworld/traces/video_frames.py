@@ -12,7 +12,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from traceworld.errors import MediaError
+from traceworld.traces.picture_size import MAX_PIXELS
 
+# Only local files: a crafted playlist must not make the reader fetch anything. And no size that takes all memory.
+_OPENING = {"protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
 _READ_ON = 48  # frames that are rather decoded through than jumped over, when reading forward
 
 
@@ -69,8 +72,7 @@ class VideoFrames:
 
     def _open(self) -> Any:
         try:
-            # Only local files: a crafted playlist must not make the reader fetch anything.
-            container = av.open(str(self.path), options={"protocol_whitelist": "file"})
+            container = av.open(str(self.path), options=_OPENING)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._error(f"cannot be opened as a video: {error}") from error
         if not container.streams.video:
