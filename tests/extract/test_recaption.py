@@ -17,6 +17,7 @@ from traceworld.extract import pipeline
 from traceworld.extract import recaption as module
 from traceworld.extract.config import ExtractConfig
 from traceworld.extract.jobs import extract_many
+from traceworld.extract.ledger import failures, retry, summarise
 from traceworld.extract.recaption import recaption_clip, recaption_dataset
 from traceworld.extract.shards import Part
 from traceworld.perception import registry
@@ -120,9 +121,18 @@ def test_a_server_that_fails_leaves_the_old_words_and_is_on_record(dataset, caps
     assert sorted(record["attempts"] for record in records) == [1, 2]
     assert all("ExtractionError" in record["traceback"] for record in records)
     assert len(open_dataset(dataset)) == 2
+    assert summarise(dataset)["not_recaptioned"] == summarise(dataset)["ok"] == 2
+    capsys.readouterr()
+    assert main(["jobs", "status", str(dataset)]) == 0
+    assert "old captions" in capsys.readouterr().out
+    assert [record["stage"] for record in failures(dataset)] == ["captions", "captions"]
+    with pytest.raises(ConfigError, match="traceworld recaption"):
+        retry(dataset, [records[0]["item_id"]])
+    assert retry(dataset) == []  # its traces are there: nothing is to be tried from the start
     with serving(says(json.dumps(GOOD))) as (url, _):
         assert main(["recaption", str(dataset), "--captions", speaker(url)]) == 0
     assert all(not record["error"] for record in read_statuses(dataset))
+    assert failures(dataset) == []
     assert all(clip.events[0].caption == GOOD["caption"] for clip in open_dataset(dataset))
 
 

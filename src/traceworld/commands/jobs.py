@@ -28,6 +28,8 @@ class Status:
         found = summarise(self.dataset)
         rows = [{"status": "failed", "stage": stage, **row} for stage, row in found["failed_by_stage"].items()]
         rows = [{"status": name, "stage": "", "items": found[name]} for name in ("ok", "skipped")] + rows
+        if found["not_recaptioned"]:
+            rows.append({"status": "ok, old captions", "stage": "captions", "items": found["not_recaptioned"]})
         seconds = [{"stage": name, "seconds": round(spent, 1)} for name, spent in found["seconds"]["by_stage"].items()]
         shown = Group(
             table(f"{self.dataset}: {found['items']} items", rows, ["status", "stage", "items", "example"]),
@@ -59,7 +61,7 @@ class Retry:
 
 @dataclasses.dataclass(frozen=True)
 class ExportFailures:
-    """Write all failed items with stage, error and traceback as JSON lines."""
+    """Write all failed items with stage, error and traceback as JSON lines; also those that could not be captioned anew."""
 
     dataset: Positional[Path]
     out: Path | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from traceworld.traces.writer import DatasetWriter
 
 
 def summarise(path: str | Path) -> dict[str, Any]:
-    """Counts by status; failures by stage with one example each; seconds of the items that are done, by stage too.
+    """Counts by status, and of those that are ok but could not be captioned anew; failures by stage with one example each; seconds of the items that are done, by stage too.
 
     Raises:
         DatasetError: there is no dataset.
@@ -36,6 +36,7 @@ def summarise(path: str | Path) -> dict[str, Any]:
     return {
         "items": len(items),
         **{name: sum(item["status"] == name for item in items) for name in ("ok", "skipped", "failed")},
+        "not_recaptioned": sum(map(_old_words, items)),
         "failed_by_stage": dict(sorted(stages.items())),
         "seconds": {
             "total": sum(seconds),
@@ -46,12 +47,17 @@ def summarise(path: str | Path) -> dict[str, Any]:
 
 
 def failures(path: str | Path) -> list[dict[str, Any]]:
-    """The records of all failed items, as written.
+    """The records of all failed items, as written; and of items that are there, but could not be captioned anew.
 
     Raises:
         DatasetError: there is no dataset.
     """
-    return [item for item in _items(path) if item["status"] == "failed"]
+    return [item for item in _items(path) if item["status"] == "failed" or _old_words(item)]
+
+
+def _old_words(item: Mapping[str, Any]) -> bool:
+    """Whether `traceworld recaption` failed on it: the record is `ok` and names a stage."""
+    return bool(item["status"] == "ok" and item["stage"])
 
 
 def retry(path: str | Path, names: Collection[str] = (), stage: str = "") -> list[str]:
@@ -63,9 +69,12 @@ def retry(path: str | Path, names: Collection[str] = (), stage: str = "") -> lis
 
     Raises:
         DatasetError: there is no dataset.
-        ConfigError: a name is not that of a failed item.
+        ConfigError: a name is not that of a failed item, or of one that has its traces and only awaits new captions.
     """
-    failed = {item["item_id"]: item for item in failures(path)}
+    records = failures(path)
+    if held := sorted(set(names) & {item["item_id"] for item in records if _old_words(item)}):
+        raise ConfigError("has its traces, only its captions are old", where=held[0], mend=f"traceworld recaption {path}")
+    failed = {item["item_id"]: item for item in records if not _old_words(item)}
     if unknown := sorted(set(names) - set(failed)):
         raise ConfigError("is no failed item", where=unknown[0], mend=f"traceworld jobs export-failures {path}")
     writer = DatasetWriter(path)
