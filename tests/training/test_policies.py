@@ -9,6 +9,7 @@ from policy_toys import HEAD, SPEC, A, K, P, ToyDemonstrations, make_mu0, make_p
 
 from traceworld.errors import CheckpointError, ConfigError, DatasetError
 from traceworld.models.checkpoint import save_checkpoint
+from traceworld.policies.action_expert.config import SceneConfig
 from traceworld.policies.action_expert import sizes
 from traceworld.policies.action_expert.policy import ActionExpertPolicy
 from traceworld.policies.registry import load_policy
@@ -149,7 +150,7 @@ def test_another_look_or_other_demonstrations_are_other_features(tmp_path):
     folders.add(feature_store(ToyDemonstrations(2, 4, seed=1), model, tmp_path).folder)
     folders.add(feature_store(demos, model, tmp_path, every=2).folder)
     folders.add(feature_store(demos, make_policy(seed=4), tmp_path).folder)
-    folders.add(feature_store(demos, make_policy(policy_config(trace="none")), tmp_path).folder)
+    folders.add(feature_store(demos, make_policy(policy_config(scene=SceneConfig("prefix"))), tmp_path).folder)
     assert len(folders) == 5
     other_head = dataclasses.replace(policy_config(), head=dataclasses.replace(HEAD, depth=2))
     assert feature_store(demos, make_policy(other_head), tmp_path).folder in folders
@@ -160,6 +161,22 @@ def test_another_look_or_other_demonstrations_are_other_features(tmp_path):
     })  # fmt: skip
     repainted = repainted_class(2, 4)
     assert feature_store(repainted, model, tmp_path).folder not in folders
+
+
+def test_the_twin_without_traces_reads_the_features_of_the_policy_with_them(tmp_path):
+    demos, twin = ToyDemonstrations(2, 4), make_policy(policy_config(trace="self"))
+    alone = feature_store(demos, twin, tmp_path / "alone")
+    rich = feature_store(demos, make_policy(), tmp_path / "both")
+    shared = feature_store(demos, twin, tmp_path / "both")
+    assert shared.folder == rich.folder
+    assert set(shared.rows) == set(alone.rows)
+    for episode, place in ((0, 0), (1, 3)):
+        one, other = alone.of(episode, place), shared.of(episode, place)
+        assert all(np.array_equal(one[name], other[name]) for name in one)
+    done = np.load(rich.folder / "done.npy", mmap_mode="r+")
+    done[1] = False  # a store that is not whole is not gone on with for a policy that needs less
+    done.flush()
+    assert feature_store(demos, twin, tmp_path / "both").folder != rich.folder
 
 
 def seen_in_a_rollout(demonstration, frame):

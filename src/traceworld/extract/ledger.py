@@ -73,7 +73,9 @@ def retry(path: str | Path, names: Collection[str] = (), stage: str = "") -> lis
     """
     records = failures(path)
     if held := sorted(set(names) & {item["item_id"] for item in records if _old_words(item)}):
-        raise ConfigError("has its traces, only its captions are old", where=held[0], mend=f"traceworld recaption {path}")
+        raise ConfigError(
+            "has its traces, only its captions are old", where=held[0], mend=f"traceworld recaption {path}"
+        )
     failed = {item["item_id"]: item for item in records if not _old_words(item)}
     if unknown := sorted(set(names) - set(failed)):
         raise ConfigError("is no failed item", where=unknown[0], mend=f"traceworld jobs export-failures {path}")

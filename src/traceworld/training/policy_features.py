@@ -78,8 +78,12 @@ def feature_store(
     """
     if not len(demonstrations):
         raise DatasetError("hold no episode", where=demonstrations.name)
-    lengths, key = _identity(demonstrations, model, every)
+    lengths, key, richer = _identity(demonstrations, model, every)
     place = Path(folder) / key
+    if richer is not None and _whole(Path(folder) / richer):
+        place = (
+            Path(folder) / richer
+        )  # a twin without traces finds all that it reads among those of the policy with them
     counts = [len(kept_frames(length, every)) for length in lengths]
     first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     texts = sorted(set(demonstrations.instructions()))
@@ -103,8 +107,14 @@ def glances(demonstration: Demonstration, model: PolicyModel, frames: range) -> 
         yield model.frozen.glance(demonstration.read_frame(scene, frame), demonstration.instruction, shown, depth_m)
 
 
-def _identity(demonstrations: Demonstrations, model: PolicyModel, every: int) -> tuple[list[int], str]:
-    """Lengths of the episodes, and a hash of all that decides the features."""
+def _whole(place: Path) -> bool:
+    """Whether there is a store, and every episode is in it."""
+    done = place / "done.npy"
+    return done.is_file() and bool(np.load(done, mmap_mode="r").all())
+
+
+def _identity(demonstrations: Demonstrations, model: PolicyModel, every: int) -> tuple[list[int], str, str | None]:
+    """Lengths of the episodes; a hash of all that decides the features; and that of the same with traces, if these have none."""
     digest, lengths = hashlib.blake2b(digest_size=12), []
     config = model.config
     look = {
@@ -113,7 +123,6 @@ def _identity(demonstrations: Demonstrations, model: PolicyModel, every: int) ->
         "query": config.to_dict()["query"],
         "gripper": config.to_dict()["gripper"],
         "scene": config.to_dict()["scene"],
-        "trace": config.trace == "expert",
         "compat": config.compat,
         "mu0": fingerprint(model.frozen.mu0.state_dict().values()),
         "mu0_config": model.frozen.mu0.config.to_dict(),
@@ -121,7 +130,6 @@ def _identity(demonstrations: Demonstrations, model: PolicyModel, every: int) ->
     }
     if config.depth:
         look["depth"] = True  # and nothing is said without: features that were computed before stay good
-    digest.update(json.dumps(look, sort_keys=True).encode())
     for index in range(len(demonstrations)):
         episode = demonstrations[index]
         lengths.append(len(episode))
@@ -132,7 +140,13 @@ def _identity(demonstrations: Demonstrations, model: PolicyModel, every: int) ->
             digest.update(np.ascontiguousarray(episode.read_frame(episode.cameras[0], 0)).tobytes())
             if config.depth:
                 digest.update(np.ascontiguousarray(episode.depth_m(episode.cameras[0], 0)).tobytes())
-    return lengths, digest.hexdigest()
+
+    def key(trace: bool) -> str:
+        whole = digest.copy()
+        whole.update(json.dumps({**look, "trace": trace}, sort_keys=True).encode())
+        return whole.hexdigest()
+
+    return lengths, key(config.trace == "expert"), None if config.trace == "expert" else key(True)
 
 
 def _create(
