@@ -9,8 +9,8 @@ from policy_toys import HEAD, SPEC, A, K, P, ToyDemonstrations, make_mu0, make_p
 
 from traceworld.errors import CheckpointError, ConfigError, DatasetError
 from traceworld.models.checkpoint import save_checkpoint
-from traceworld.policies.action_expert.config import SceneConfig
 from traceworld.policies.action_expert import sizes
+from traceworld.policies.action_expert.config import SceneConfig
 from traceworld.policies.action_expert.policy import ActionExpertPolicy
 from traceworld.policies.registry import load_policy
 from traceworld.traces.lerobot import write_lerobot
