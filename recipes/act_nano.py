@@ -1,12 +1,12 @@
 """Make the shipped `act-nano` and the table it is judged by: demonstrations, policies at one size and budget, rollouts.
 
     python recipes/act_nano.py --out runs/act-mt10 --section policies-mt10          # everything; run it again to go on
-    python recipes/act_nano.py --out runs/act-mt10-few --demos 5 --section policies-mt10-few --no-install
-    python recipes/act_nano.py --out runs/act-mt50 --suite mt50 --every 2 --device cuda --section policies-mt50 --no-install
+    python recipes/act_nano.py --out runs/act-mt10-few --demos 5 --every 1 --steps 2500 --section policies-mt10-few --no-install
+    python recipes/act_nano.py --out runs/act-mt50 --suite mt50 --steps 50000 --device cuda --section policies-mt50 --no-install
 
 Four policies learn from the same demonstrations for as many steps: with traces, its twin of the same size without the trace
-expert (`--papers-twin`: without the injection as well, as in the paper), and heads of the kinds of Diffusion Policy and ACT on the
-same stems. Each then plays the same unseen episodes. Features of the frozen μ0 are computed once and shared. What is
+expert (`--policies without-injection`: without the injection as well, as in the paper), and heads of the kinds of Diffusion Policy
+and ACT on the same stems. Each then plays the same unseen episodes. Features of the frozen μ0 are computed once and shared. What is
 shipped are the averaged weights as float16, with μ0 inside, and the table is made with exactly those.
 """
 
@@ -81,16 +81,16 @@ class Recipe:
     out: Path
     suite: tuple[str, ...] = ("mt10",)
     demos: int = 50
-    noise: float = 0.0
-    every: int = 1
+    noise: float = 0.1
+    every: int = 2
     chunk: int = 16
     execute: int = 8
     policies: tuple[Contender, ...] = ("act-nano", "without-trace", "diffusion", "act")
-    steps: int = 20_000
-    batch: int = 64
+    steps: int = 10_000
+    batch: int = 32
     optimizer: Literal["adamw", "muon"] = "muon"
     lr: float = 2e-3
-    warmup: int = 500
+    warmup: int = 300
     ema: float = 0.999
     precision: Literal["fp32", "bf16"] = "bf16"
     seed: int = 0

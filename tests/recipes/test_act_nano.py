@@ -32,7 +32,7 @@ def test_the_card_says_what_was_measured(recipe, tmp_path):
     text = recipe.card(options, recipe.figures(options, results))
     assert "| act-nano | mt10 | 80.0 % | 70.0–90.0 | 40 |" in text
     assert "| without-trace | mt10 | 50.0 %" in text
-    assert "100 steps of 64" in text
+    assert "100 steps of 32" in text
 
 
 def test_the_twin_differs_in_the_traces_only(recipe):
