@@ -60,6 +60,12 @@ def test_a_job_that_hangs_costs_only_itself():
     assert len(answers) == 4
 
 
+def test_a_worn_process_is_replaced():
+    answers = list(run_on_ray(range(3), work, workers=1, worn=lambda answer: answer[0] == "did 0"))
+    pids = {answer: pid for answer, pid in answers}
+    assert pids["did 1"] == pids["did 2"] != pids["did 0"]
+
+
 def test_a_share_of_a_gpu_that_is_not_there_is_refused():
     with pytest.raises(ConfigError, match=r"gpus(?s:.*)the cluster has 0"):
         next(run_on_ray(["a"], work, workers=1, gpus=0.5))

@@ -252,7 +252,7 @@ def _run(
     if executor == "ray":
         from traceworld.extract.ray_workers import run_on_ray
 
-        answers = run_on_ray(jobs, work, workers, timeout_s, gpus)
+        answers = run_on_ray(jobs, work, workers, timeout_s, gpus, _memory_is_worn)
     else:
         answers = run_in_processes(jobs, work, workers, timeout_s, worn=_memory_is_worn)
     for answer in answers:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from traceworld.errors import ConfigError
-from traceworld.extract.workers import Loss
+from traceworld.extract.workers import Loss, never
 from traceworld.extras import require
 
 Job = TypeVar("Job")
@@ -61,7 +61,12 @@ class _Actor:
 
 
 def run_on_ray(
-    jobs: Iterable[Job], work: Callable[[Job], Result], workers: int, timeout_s: float | None = None, gpus: float = 0.0
+    jobs: Iterable[Job],
+    work: Callable[[Job], Result],
+    workers: int,
+    timeout_s: float | None = None,
+    gpus: float = 0.0,
+    worn: Callable[[Result], bool] = never,
 ) -> Iterator[Result | Loss[Job]]:
     """Results in the order in which they come; arguments and losses as `extract.workers.run_in_processes`.
 
@@ -84,14 +89,21 @@ def run_on_ray(
         there = float(ray.cluster_resources().get("GPU", 0))
         if gpus > there:
             raise ConfigError(f"asks for {gpus:g}, the cluster has {there:g}", where="gpus", mend="ask for fewer")
-        yield from _run(ray, jobs, work, workers, timeout_s, gpus)
+        make = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0, max_task_retries=0)(Worker)
+        yield from _run(ray, jobs, lambda: make.remote(work), workers, timeout_s, worn)
     finally:
         if ours:
             ray.shutdown()
 
 
-def _run(ray: Any, jobs: Iterable[Any], work: Callable[[Any], Any], workers: int, timeout_s: float | None, gpus: float):
-    remote = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0, max_task_retries=0)(Worker)
+def _run(
+    ray: Any,
+    jobs: Iterable[Any],
+    make: Callable[[], Any],
+    workers: int,
+    timeout_s: float | None,
+    worn: Callable[[Any], bool],
+) -> Iterator[Any]:
     waiting = iter([job, 0] for job in jobs)
     again: list[list[Any]] = []
     busy: list[_Actor] = []
@@ -99,7 +111,7 @@ def _run(ray: Any, jobs: Iterable[Any], work: Callable[[Any], Any], workers: int
     try:
         while True:
             while len(busy) < workers and (task := again.pop() if again else next(waiting, None)):
-                actor = idle.pop() if idle else _Actor(ray, lambda: remote.remote(work))
+                actor = idle.pop() if idle else _Actor(ray, make)
                 busy.append(actor)
                 actor.give(task)
             if not busy:
@@ -111,8 +123,12 @@ def _run(ray: Any, jobs: Iterable[Any], work: Callable[[Any], Any], workers: int
                     continue
                 busy.remove(actor)
                 if outcome == "answered":
-                    idle.append(actor)
-                    yield ray.get(actor.answer)
+                    answer = ray.get(actor.answer)
+                    if worn(answer):
+                        actor.end()
+                    else:
+                        idle.append(actor)
+                    yield answer
                     continue
                 actor.end()
                 actor.task[1] += outcome == "died"

@@ -95,7 +95,8 @@ class _Task(Generic[Job]):
     deaths: int = 0
 
 
-def _never(_: Any) -> bool:
+def never(_: Any) -> bool:
+    """No answer says that its process is worn."""
     return False
 
 
@@ -104,7 +105,7 @@ def run_in_processes(
     work: Callable[[Job], Result],
     workers: int,
     timeout_s: float | None = None,
-    worn: Callable[[Result], bool] = _never,
+    worn: Callable[[Result], bool] = never,
 ) -> Iterator[Result | Loss[Job]]:
     """Results in the order in which they come.
 
