@@ -62,7 +62,7 @@ def test_a_job_that_hangs_costs_only_itself():
 
 def test_a_worn_process_is_replaced():
     answers = list(run_on_ray(range(3), work, workers=1, worn=lambda answer: answer[0] == "did 0"))
-    pids = {answer: pid for answer, pid in answers}
+    pids = dict(answers)
     assert pids["did 1"] == pids["did 2"] != pids["did 0"]
 
 
