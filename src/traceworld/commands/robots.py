@@ -49,6 +49,8 @@ class Rollout:
     """Steps per episode. Default: Meta-World 400, the others as their benchmark says."""
     robot: Literal["sawyer", "gantry"] = "sawyer"
     """Who acts in Meta-World's tasks."""
+    posts: int = 0
+    """Distractors on Meta-World's table that may be run into, one of them in the way."""
     instructions: Path | None = None
     """JSON file, task to words: the instructions that the policy was trained with."""
     device: str = "cpu"
@@ -84,7 +86,7 @@ class Rollout:
 
     def _env_options(self) -> dict[str, object]:
         given: dict[str, object] = {"cameras": self.cameras, "image_size": self.image_size, "max_steps": self.max_steps}
-        given |= {"with_depth": self.depth, "robot": "" if self.robot == "sawyer" else self.robot}
+        given |= {"with_depth": self.depth, "robot": "" if self.robot == "sawyer" else self.robot, "posts": self.posts}
         return {name: value for name, value in given.items() if value}
 
 

@@ -107,6 +107,7 @@ class _Episode:
             "act_ms_max": float(act.max()),
             "observe_ms": float(1e3 * np.mean(played.observe_s)),
             "step_ms": 1e3 * self._physics_s / steps,
+            "touched": getattr(self.env, "touched", None),
             **smoothness(played.actions, played.seams, moving, self.env.spec.control_hz),
         }
 

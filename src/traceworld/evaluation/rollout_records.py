@@ -28,6 +28,7 @@ class EpisodeRecord:
         jitter, seam_jump, inner_jump: see `execution.smoothness`.
         error: what ended it early; such an episode counts as failed, and is played again when the run is resumed.
         video: its file, relative to the run's folder.
+        touched: whether a distractor was touched; None where there are none.
     """
 
     env: str
@@ -49,6 +50,7 @@ class EpisodeRecord:
     inner_jump: float | None
     error: str | None = None
     video: str | None = None
+    touched: bool | None = None
 
     @property
     def key(self) -> tuple[str, int]:

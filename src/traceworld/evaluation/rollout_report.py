@@ -34,7 +34,7 @@ def summarise(
 
     Returns:
         `overall` (rate over all episodes with its interval, mean over tasks, mean over groups), `by_task`, `by_group`
-        (pooled over the group's episodes), `timing` (milliseconds), `motion` (jitter), `episodes`, `errors`.
+        (pooled over the group's episodes), `timing` (milliseconds), `motion` (jitter; share of episodes that touched a distractor), `episodes`, `errors`.
     """
     tasks = _grouped(records, lambda record: record.env)
     groups = _grouped([record for record in records if record.group], lambda record: record.group)
@@ -52,7 +52,7 @@ def summarise(
         "by_group": by_group,
         "timing": _means(records, ("act_ms", "observe_ms", "step_ms", "seconds"))
         | {"act_ms_p95": _largest(records, "act_ms_p95"), "act_ms_max": _largest(records, "act_ms_max")},
-        "motion": _means(records, ("jitter", "seam_jump", "inner_jump", "waits")),
+        "motion": _means(records, ("jitter", "seam_jump", "inner_jump", "waits", "touched")),
     }
 
 
@@ -173,4 +173,6 @@ def _cost(report: Mapping[str, Any]) -> Sheet:
         ["jump where chunks meet / elsewhere", f"{figure(motion['seam_jump'])} / {figure(motion['inner_jump'])}"],
         ["steps without an action to play", figure(motion["waits"])],
     ]
+    if motion.get("touched") is not None:
+        rows.append(["episodes that touched a distractor, %", _percent(motion["touched"])])
     return Sheet("cost and motion, means over episodes", ["", "mean"], rows)

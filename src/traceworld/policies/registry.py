@@ -13,7 +13,7 @@ ENTRY_POINT_GROUP = "traceworld.policies"
 WEIGHTS = Path(__file__).parent / "weights"
 
 SHIPPED = ("act-nano",)
-FOLLOW = "follow"
+FOLLOW, SPATIAL = "follow", "spatial"
 
 
 def policy_names() -> list[str]:
@@ -22,7 +22,8 @@ def policy_names() -> list[str]:
 
 
 def load_policy(name_or_path: str | Path, device: str = "cpu") -> Policy:
-    """A policy by name (`act-nano`, a plug-in's) or from a checkpoint folder; `follow:PREDICTOR` follows any predictor's traces.
+    """A policy by name (`act-nano`, a plug-in's) or from a checkpoint folder; `follow:PREDICTOR` follows any predictor's traces,
+    `spatial:PREDICTOR` carries out one spatial trace that a predictor says in words.
 
     Third parties register a class or function under the entry-point group `traceworld.policies`; it is called without
     arguments, or for `NAME:TEXT` with the text.
@@ -40,6 +41,10 @@ def load_policy(name_or_path: str | Path, device: str = "cpu") -> Policy:
         from traceworld.policies.follower.address import load_follower
 
         return load_follower(rest, device)
+    if colon and kind == SPATIAL:
+        from traceworld.policies.follower.address import load_spatial
+
+        return load_spatial(rest, device)
     needs = "a `name`, `reset(seed)` and `act(observation)`"
     if (found := make_plugin(ENTRY_POINT_GROUP, name, Policy, "policy", needs)) is not None:
         return found
@@ -51,7 +56,7 @@ def load_policy(name_or_path: str | Path, device: str = "cpu") -> Policy:
         where="policy",
         mend=f"did you mean {' or '.join(near)}?"
         if near
-        else f"known: {', '.join(policy_names())}, {FOLLOW}:PREDICTOR",
+        else f"known: {', '.join(policy_names())}, {FOLLOW}:PREDICTOR, {SPATIAL}:PREDICTOR",
     )
 
 

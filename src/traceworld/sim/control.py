@@ -142,6 +142,7 @@ class Snapshot:
     expert_view: Float64[np.ndarray, " 39"]
     steps: int
     success: bool
+    touched: bool | None = None
 
 
 class MetaworldEnv:
@@ -155,9 +156,13 @@ class MetaworldEnv:
         max_steps: an episode is over after so many (at most Meta-World's 500).
         instruction: the task in other words than this library's.
         robot: `sawyer`, or `gantry` (`sim.gantry`): another body and other dynamics, the same gripper, actions and state.
+        posts: distractors on the table, one of them in the way (`sim.posts`).
+
+    Attributes:
+        touched: whether anything has touched a post in this episode; None without posts.
 
     Raises:
-        ConfigError: no such task or camera, an impossible size or number of steps.
+        ConfigError: no such task or camera, an impossible size or number of steps, too many posts.
         MissingExtraError: the extra `sim` is not installed.
     """
 
@@ -171,17 +176,19 @@ class MetaworldEnv:
         max_steps: int = PUBLISHED_STEPS,
         instruction: str | None = None,
         robot: str = "sawyer",
+        posts: int = 0,
     ):
         self.task = check_task(task)
         _check(cameras, image_size, max_steps)
         self.cameras, self.image_size, self.with_depth = tuple(cameras), image_size, with_depth
         self.max_steps, self.spec = max_steps, METAWORLD_SPEC
         self.instruction = instruction_of(self.task) if instruction is None else instruction
-        self._world = World(self.task, robot)
+        self._world = World(self.task, robot, posts)
         self._stage = self._world.stage()
         self._renderer: SceneRenderer | None = None
         self._scene: Any = None
         self._expert_view = np.zeros(39)
+        self.touched: bool | None = None
         self._steps, self._success = 0, False
         self._furnished = False
         self._still: dict[str, Camera] = {}
@@ -198,6 +205,7 @@ class MetaworldEnv:
         self._expert_view = self._world.reset(seed)
         self._scene = self._world.scene()
         self._steps, self._success, self._furnished = 0, False, False
+        self.touched = None if self._world.posts is None else False
 
     def observe(self) -> RobotObservation:
         """Pictures, and depth if it was asked for, of every camera; renders now."""
@@ -236,6 +244,8 @@ class MetaworldEnv:
         self._expert_view, success = self._world.step(np.clip(action, -1, 1).astype(np.float32))
         self._steps += 1
         self._success = self._success or success
+        if self.touched is False:
+            self.touched = self._world.touches_post()
         return StepOutcome(self._success, self._success or self._steps >= self.max_steps)
 
     def stay(self, last: Float32[np.ndarray, " A"] | None) -> Float32[np.ndarray, " 4"]:
@@ -247,7 +257,7 @@ class MetaworldEnv:
         """The whole state of physics and episode."""
         self._must_have_begun()
         state = take(self._world.simulation())
-        return Snapshot(state, self._scene, self._expert_view.copy(), self._steps, self._success)
+        return Snapshot(state, self._scene, self._expert_view.copy(), self._steps, self._success, self.touched)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to a snapshot, taken in this environment or in another one of the same task.
@@ -258,7 +268,7 @@ class MetaworldEnv:
         put_back(self._world.simulation(), snapshot.world)
         self._furnished = self._furnished and self._scene is snapshot.scene
         self._scene, self._expert_view = snapshot.scene, snapshot.expert_view.copy()
-        self._steps, self._success = snapshot.steps, snapshot.success
+        self._steps, self._success, self.touched = snapshot.steps, snapshot.success, snapshot.touched
 
     def expert(self) -> Any:
         """Meta-World's script for this task (see `control_expert`)."""

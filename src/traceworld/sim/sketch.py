@@ -80,6 +80,11 @@ class SketchedEnv:
         """An action that keeps the robot where it is."""
         return self.env.stay(last)
 
+    @property
+    def touched(self) -> bool | None:
+        """See `MetaworldEnv`."""
+        return self.env.touched
+
     def snapshot(self) -> Any:
         """The whole state of the environment inside."""
         return self.env.snapshot()

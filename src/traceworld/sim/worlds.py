@@ -20,6 +20,7 @@ from traceworld.errors import ConfigError
 from traceworld.extras import require
 from traceworld.sim.embodiments import SAWYER
 from traceworld.sim.gantry import on_robot
+from traceworld.sim.posts import Posts, draw_posts, post_geoms, put_up, touched, with_posts
 from traceworld.sim.rendering import load_mujoco
 from traceworld.sim.tasks import check_task, instruction_of
 
@@ -62,17 +63,21 @@ class World:
     Args:
         task: a Meta-World task, e.g. `drawer-open-v3` (the version may be left out).
         robot: `sawyer`, Meta-World's own, or `gantry` (`sim.gantry`).
+        posts: distractors that stand on the table (`sim.posts`).
+
+    Attributes:
+        posts: those of the present episode.
 
     Raises:
-        ConfigError: no such task or robot.
+        ConfigError: no such task or robot, too many posts.
         MissingExtraError: the extra `sim` is not installed.
     """
 
-    def __init__(self, task: str, robot: str = SAWYER):
+    def __init__(self, task: str, robot: str = SAWYER, posts: int = 0):
         self.task = check_task(task)
         load_mujoco()
         environment = require("metaworld.env_dict").ALL_V3_ENVIRONMENTS[self.task]
-        self._env = on_robot(environment, robot)()
+        self._env = with_posts(on_robot(environment, robot), posts, robot)()
         self._env._partially_observable = False  # the expert has to see the goal
         self._env.__dict__.pop("sawyer_observation_space", None)  # cached for the partial observation
         self._env._freeze_rand_vec = False  # any placement, not the 50 frozen ones
@@ -81,6 +86,8 @@ class World:
         self._seed = 0
         model = self._env.model
         self._pristine = {name: getattr(model, name).copy() for name in PLACEMENT + PLACEMENT_OF_SITES}
+        self._post_geoms = post_geoms(model)
+        self.posts: Posts | None = None
 
     def rollout(self, seed: int, *, action_noise: float = 0.0, hold_steps: int = 20, max_steps: int = 300) -> Rollout:
         """Play one episode. The same arguments give the same states, whatever was played before.
@@ -120,7 +127,19 @@ class World:
         env.seed(seed)
         obs, _ = env.reset()
         self._seed = seed
+        if count := len(self._post_geoms):
+            self.posts = draw_posts(obs[4:7], self.goal(), count, np.random.default_rng([seed, 0x905]))
+            put_up(env.model, self.posts)
+            require("mujoco").mj_forward(env.model, env.data)
         return obs
+
+    def goal(self) -> Float64[np.ndarray, " 3"]:
+        """Where the task's thing shall go, world metres. Not for policies that are to be judged."""
+        return np.array(self._env._target_pos, np.float64)
+
+    def touches_post(self) -> bool:
+        """Whether anything touches a post now."""
+        return touched(self._env.data, self._post_geoms)
 
     def step(self, action: Float32[np.ndarray, " 4"]) -> tuple[Float64[np.ndarray, " 39"], bool]:
         """One environment step: what the expert sees next, and whether the task counts as done in this very state."""

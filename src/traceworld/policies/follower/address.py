@@ -9,6 +9,7 @@ from traceworld.errors import ConfigError
 from traceworld.models.predictor import TracePredictor, load_predictor
 from traceworld.policies.follower.effectors import CartesianEffector, Effector
 from traceworld.policies.follower.policy import FollowerConfig, TraceFollower
+from traceworld.policies.follower.spatial import SpatialTracePolicy, SpokenTraces
 from traceworld.sim.control import METAWORLD_SPEC
 
 _OPTIONS = {field.name: field for field in dataclasses.fields(FollowerConfig) if field.name != "keypoints"}
@@ -34,6 +35,15 @@ def load_follower(address: str, device: str = "cpu", effector: Effector | None =
     follower = TraceFollower(predictor, effector or CartesianEffector(METAWORLD_SPEC), config)
     follower.name = f"follow:{address}"
     return follower
+
+
+def load_spatial(name: str, device: str = "cpu", effector: Effector | None = None) -> SpatialTracePolicy:
+    """A policy that carries out the spatial traces of a predictor that answers in words, e.g. `spatial:robotracer-nano`.
+
+    Raises:
+        ConfigError, MissingWeightsError, CheckpointError: as `load_predictor`.
+    """
+    return SpatialTracePolicy(SpokenTraces(load_predictor(name, device)), effector or CartesianEffector(METAWORLD_SPEC))
 
 
 def suited_to(predictor: TracePredictor) -> dict[str, Any]:
