@@ -48,6 +48,15 @@ def test_rollout_counts_writes_and_goes_on(tmp_path, capsys):
     assert "seed = 0, not 1" in capsys.readouterr().err.replace("\n", " ")
 
 
+@pytest.mark.render
+def test_distractors_are_counted(capsys):
+    command = ["rollout", "--policy", "expert", "--env", "metaworld:sweep", "--posts", "1", "--episodes", "1"]
+    assert main([*command, "--image-size", "32", "24", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["motion"]["touched"] == 1.0
+    assert main([*command[:-4], "--episodes", "1", "--image-size", "32", "24", "--max-steps", "4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["motion"]["touched"] is None
+
+
 def test_rollout_says_what_it_does_not_know(tmp_path, capsys):
     assert main(["rollout", "--policy", "random", "--env", "mt11"]) == 2
     assert "mt10" in capsys.readouterr().err

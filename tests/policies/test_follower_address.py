@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from follower_scenes import PointRobot
 
-from traceworld.errors import ConfigError
+from traceworld.errors import ConfigError, ExtractionError
 from traceworld.policies.follower.address import load_follower, suited_to
 from traceworld.policies.follower.policy import FollowerConfig
+from traceworld.policies.registry import load_policy
 
 
 def test_a_follower_is_found_by_the_name_of_its_predictor():
@@ -32,6 +33,15 @@ def test_wrong_settings_are_named(address):
 def test_an_unknown_predictor_is_refused():
     with pytest.raises(ConfigError, match="no predictor"):
         load_follower("nothing-move")
+
+
+def test_spatial_traces_are_found_by_the_name_of_who_says_them():
+    policy = load_policy("spatial:nothing-moves")
+    assert policy.name == "spatial:nothing-moves"
+    with pytest.raises(ExtractionError, match="nothing-moves"):  # it moves points, and says nothing
+        policy.act(PointRobot().observe())
+    with pytest.raises(ConfigError, match="no predictor"):
+        load_policy("spatial:nothing-move")
 
 
 class Trained:
