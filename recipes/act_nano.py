@@ -129,11 +129,18 @@ def main(recipe: Recipe) -> dict[str, Any]:
         write(packed / "result.json", json.dumps(figures(recipe, reports), indent=1, sort_keys=True) + "\n")
         write(packed / "README.md", card(recipe, figures(recipe, reports)))
         if recipe.install:
-            shutil.rmtree(SHIPPED, ignore_errors=True)
-            shutil.copytree(packed, SHIPPED)
+            install(packed)
     if recipe.section is not None:
         publish(recipe.results, recipe.section, compared(recipe, demonstrations, reports))
     return reports
+
+
+def install(packed: Path) -> None:
+    """Put the policy into the package, readable by all."""
+    shutil.rmtree(SHIPPED, ignore_errors=True)
+    shutil.copytree(packed, SHIPPED)
+    for file in SHIPPED.rglob("*"):
+        file.chmod(0o755 if file.is_dir() else 0o644)
 
 
 def compared(recipe: Recipe, demonstrations: StoredDemonstrations, reports: dict[str, Any]) -> str:
@@ -215,9 +222,10 @@ def played(recipe: Recipe, name: Contender, policy: Path, shown: DemonstrationCo
 
 def figures(recipe: Recipe, reports: dict[str, Any]) -> dict[str, Any]:
     """All that is known of this run."""
+    options = json.loads(json.dumps(asdict(recipe), default=str))
     return {
         "result": reports,
-        "options": json.loads(json.dumps(asdict(recipe), default=str)),
+        "options": {name: value for name, value in options.items() if name not in ("results", "section", "install")},
         "cost_minutes": minutes_of(recipe.out),
         "machine": machine(recipe.threads),
     }
