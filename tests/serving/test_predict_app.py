@@ -319,7 +319,10 @@ def test_a_full_queue_is_told_to_come_back_and_slow_answers_time_out():
             assert (status, answer["error"]["kind"]) == (503, "busy")
             assert [first.result()[0], second.result()[0]] == [504, 504]
         flow.gate.set()
-        assert send(url, question())[0] == 200
+        end = time.monotonic() + 10
+        while (answer := send(url, question()))[0] == 503 and time.monotonic() < end:  # the two may still be leaving
+            time.sleep(0.05)
+        assert answer[0] == 200
 
 
 def test_shutting_down_answers_what_was_asked():

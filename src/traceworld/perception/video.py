@@ -25,13 +25,12 @@ from traceworld.perception.source_base import (
     StrictClock,
     resize_image,
 )
-from traceworld.traces.picture_size import MAX_PIXELS, check_picture_size
+from traceworld.traces.picture_size import DECODING, MAX_PIXELS, check_picture_size
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".gif", ".wmv", ".flv")
 _NOT_PICTURES = {"ansi", "bintext", "xbin", "idf"}  # FFmpeg "decodes" plain text as terminal art
 
 _NO_TIMES = {"avi", "h264", "hevc", "m4v", "mjpeg"}
-_DECODING = {"max_pixels": str(MAX_PIXELS)}  # pictures that claim more are refused before memory is taken for them
 
 
 def _open_container(path: Path) -> Any:
@@ -40,7 +39,7 @@ def _open_container(path: Path) -> Any:
         raise MediaError("the file is empty", where=str(path), mend="copy or record it again")
     try:
         # Only local files: a crafted playlist must not make the reader fetch anything.
-        container = av.open(str(path), options={"protocol_whitelist": "file", **_DECODING})
+        container = av.open(str(path), options={"protocol_whitelist": "file", **DECODING})
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise MediaError(
             f"is not a video that can be read, or its header is missing or cut off: {_reason(error)}",
@@ -52,7 +51,7 @@ def _open_container(path: Path) -> Any:
         container.close()
         raise MediaError("holds no video", where=str(path), mend="give a video file, a frame folder or an RGB-D folder")
     codec = streams[0].codec_context
-    codec.options = dict(_DECODING)  # those of the container hold for looking into it, not for decoding
+    codec.options = dict(DECODING)  # those of the container hold for looking into it, not for decoding
     try:
         check_picture_size(codec.width, codec.height, str(path))
     except MediaError:

@@ -7,6 +7,9 @@ from traceworld.errors import MediaError
 MAX_PIXELS = 2**26
 """Pixels of a picture, as its header states them, above which nothing is decoded: twice 8K."""
 
+DECODING = {"max_pixels": str(MAX_PIXELS)}
+"""The same limit as FFmpeg's decoders take it; a container must be given it too, and passes it on to none of them."""
+
 
 def check_picture_size(width: int, height: int, where: str) -> None:
     """Refuse a picture by the size in its header, before memory is taken for it.

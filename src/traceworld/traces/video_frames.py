@@ -12,10 +12,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from traceworld.errors import MediaError
-from traceworld.traces.picture_size import MAX_PIXELS
+from traceworld.traces.picture_size import DECODING, check_picture_size
 
-# Only local files: a crafted playlist must not make the reader fetch anything. And no size that takes all memory.
-_OPENING = {"protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
+_OPENING = {"protocol_whitelist": "file", **DECODING}  # a crafted playlist must not make the reader fetch anything
 _READ_ON = 48  # frames that are rather decoded through than jumped over, when reading forward
 
 
@@ -78,7 +77,14 @@ class VideoFrames:
         if not container.streams.video:
             container.close()
             raise self._error("holds no video")
-        container.streams.video[0].codec_context.thread_count = 1
+        codec = container.streams.video[0].codec_context
+        codec.options = dict(DECODING)  # those of the container hold for looking into it, not for decoding
+        try:
+            check_picture_size(codec.width, codec.height, str(self.path))
+        except MediaError:
+            container.close()
+            raise
+        codec.thread_count = 1
         return container
 
     def _list_frames(self) -> np.ndarray:
