@@ -146,7 +146,7 @@ def install(packed: Path) -> None:
 def compared(recipe: Recipe, demonstrations: StoredDemonstrations, reports: dict[str, Any]) -> str:
     """The section of the document."""
     note = (
-        f"{len(demonstrations)} demonstrations ({recipe.demos} per task), every policy {recipe.steps} steps of {recipe.batch} "
+        f"{len(demonstrations)} demonstrations ({recipe.demos} per task, motion noise {recipe.noise:g}), every policy {recipe.steps} steps of {recipe.batch} "
         f"on the same features of the frozen `{recipe.mu0}`; {recipe.episodes} episodes per task on unseen seeds, "
         f"{recipe.execute} of {recipe.chunk} actions played; training seed {recipe.seed}, rollout seed {recipe.rollout_seed}; Wilson "
         "intervals over all episodes."
@@ -237,7 +237,8 @@ def card(recipe: Recipe, found: dict[str, Any]) -> str:
         "# act-nano",
         "",
         f"A policy on the frozen `{recipe.mu0}` (arXiv 2606.13769 §3.4, App. B.4), trained on {recipe.demos} scripted",
-        f"demonstrations per task of {', '.join(recipe.suite)}: {recipe.steps} steps of {recipe.batch}. "
+        f"demonstrations per task of {', '.join(recipe.suite)} (noise on the motion {recipe.noise:g}, the expert's own action as "
+        f"what is learnt): {recipe.steps} steps of {recipe.batch}. "
         "Made by `recipes/act_nano.py`.",
         "",
         f"{recipe.episodes} episodes per task on unseen seeds, {recipe.execute} of {recipe.chunk} actions played; "
