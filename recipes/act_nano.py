@@ -23,7 +23,7 @@ import tyro
 from results import DOCUMENT, command, publish
 from rich.console import Console
 from rollout_table import Section, section
-from stages import keep_options, machine, minutes_of, stage, write
+from stages import keep_options, machine, minutes_of, readable, stage, write
 
 import traceworld
 from traceworld.evaluation.rollout_report import rollout_tables, write_results
@@ -139,15 +139,14 @@ def install(packed: Path) -> None:
     """Put the policy into the package, readable by all."""
     shutil.rmtree(SHIPPED, ignore_errors=True)
     shutil.copytree(packed, SHIPPED)
-    for file in SHIPPED.rglob("*"):
-        file.chmod(0o755 if file.is_dir() else 0o644)
+    readable(SHIPPED)
 
 
 def compared(recipe: Recipe, demonstrations: StoredDemonstrations, reports: dict[str, Any]) -> str:
     """The section of the document."""
     note = (
-        f"{len(demonstrations)} demonstrations ({recipe.demos} per task, motion noise {recipe.noise:g}), every policy {recipe.steps} steps of {recipe.batch} "
-        f"on the same features of the frozen `{recipe.mu0}`; {recipe.episodes} episodes per task on unseen seeds, "
+        f"{len(demonstrations)} demonstrations ({recipe.demos} per task, motion noise {recipe.noise:g}), "
+        f"every policy {recipe.steps} steps of {recipe.batch} on the same features of the frozen `{recipe.mu0}`; {recipe.episodes} episodes per task on unseen seeds, "
         f"{recipe.execute} of {recipe.chunk} actions played; training seed {recipe.seed}, rollout seed {recipe.rollout_seed}; Wilson "
         "intervals over all episodes."
     )

@@ -28,7 +28,7 @@ import tyro
 from robotracer_card import card, table
 from robotracer_scores import scored
 from robotracer_training import ALIGNED, Budget, reinforced, seconds_of_a_step, trained
-from stages import keep_options, machine, minutes_of, once, stage, write
+from stages import keep_options, machine, minutes_of, once, readable, stage, write
 
 import traceworld
 from traceworld.errors import ConfigError
@@ -207,8 +207,7 @@ def pack(folder: Path, checkpoint: Path) -> Path:
     size = sum(file.stat().st_size for file in packed.rglob("*") if file.is_file())
     if size > MOST_BYTES:
         raise ConfigError(f"takes {size / 1e6:.0f} MB, at most {MOST_BYTES / 1e6:.0f} fit", where=str(packed))
-    for file in packed.rglob("*"):
-        file.chmod(0o755 if file.is_dir() else 0o644)
+    readable(packed)
     return packed
 
 

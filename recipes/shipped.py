@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clips import episodes_by_task
-from stages import finished, machine, minutes_of, once, seconds_per_step, stage, write
+from stages import finished, machine, minutes_of, once, readable, seconds_per_step, stage, write
 
 import traceworld
 from traceworld.errors import ConfigError
@@ -154,8 +154,7 @@ def make(recipe: ShippedRecipe, model: Shipped) -> dict[str, Any]:
     }
     write(packed / "result.json", json.dumps(figures, indent=1, sort_keys=True) + "\n")
     write(packed / "README.md", card(model, figures))
-    for file in packed.iterdir():
-        file.chmod(0o644)
+    readable(packed)
     if recipe.install:
         install(packed, WEIGHTS / model.name)
     return figures

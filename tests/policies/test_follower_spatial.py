@@ -35,6 +35,19 @@ class Says:
         return TracePrediction(np.zeros((1, 1, 1, 3), np.float32), np.ones((1, 1, 1), bool), text=self.text)
 
 
+class Fixed:
+    """Always the same trace, at one depth."""
+
+    name = "fixed"
+
+    def __init__(self, z_m):
+        self.z_m, self.asked = z_m, []
+
+    def trace(self, observation):
+        self.asked.append(observation.step)
+        return np.array([[0.0, 0.0, self.z_m], [0.1, 0.0, self.z_m]])
+
+
 def seen(depth=0.5, **changes) -> RobotObservation:
     fields = {
         "images": {"front": np.zeros((120, 160, 3), np.uint8)},
@@ -74,18 +87,14 @@ def test_words_without_a_metric_trace_are_an_error_that_quotes_them(words):
 
 @pytest.mark.parametrize(("change", "match"), [({"cameras": {}}, "calibrated"), ({"depth_m": {}}, "no depth")])
 def test_what_is_needed_is_said(change, match):
-    source = PlannedTraces.__new__(PlannedTraces)
-    source.name, source.trace = "fixed", lambda _: np.array([[0.0, 0, 0.5], [0.1, 0, 0.5]])
-    policy = SpatialTracePolicy(source, CartesianEffector(METAWORLD_SPEC))
+    policy = SpatialTracePolicy(Fixed(0.5), CartesianEffector(METAWORLD_SPEC))
     with pytest.raises(InvalidInputError, match=match):
         policy.act(seen(**change))
 
 
 def test_a_trace_that_begins_nowhere_is_refused():
-    source = PlannedTraces.__new__(PlannedTraces)
-    source.name, source.trace = "fixed", lambda _: np.array([[0.0, 0, 3.0], [0.1, 0, 3.0]])
     with pytest.raises(InvalidInputError, match="depth shows nothing"):
-        SpatialTracePolicy(source, CartesianEffector(METAWORLD_SPEC)).act(seen())
+        SpatialTracePolicy(Fixed(3.0), CartesianEffector(METAWORLD_SPEC)).act(seen())
     with pytest.raises(ConfigError, match="SpatialConfig"):
         SpatialConfig(speed=2.0)
 
@@ -117,16 +126,13 @@ def test_the_planned_trace_is_carried_out_clear_of_what_the_straight_one_hits(ta
 
 
 def test_the_trace_is_asked_for_once_and_an_earlier_step_begins_anew():
-    asked = []
-    source = PlannedTraces.__new__(PlannedTraces)
-    source.name = "fixed"
-    source.trace = lambda observation: asked.append(observation.step) or np.array([[0.0, 0, 0.5], [0.1, 0, 0.5]])
+    source = Fixed(0.5)
     policy = SpatialTracePolicy(source, CartesianEffector(METAWORLD_SPEC))
     for step in (0, 8, 16):
         assert policy.act(dataclasses.replace(seen(), step=step)).actions.shape == (8, 4)
-    assert asked == [0]
+    assert source.asked == [0]
     assert policy.act(dataclasses.replace(seen(), step=5000)).done
     policy.reset()
     policy.act(dataclasses.replace(seen(), step=24))
     policy.act(dataclasses.replace(seen(), step=0))  # time went back
-    assert asked == [0, 24, 0]
+    assert source.asked == [0, 24, 0]

@@ -74,3 +74,13 @@ def test_figures_of_cost_say_what_they_were_measured_on():
     found = stages.machine(2)
     assert found["threads"] == 2
     assert json.loads(json.dumps(found)) == found
+
+
+def test_what_is_packed_can_be_read_by_all(tmp_path):
+    (tmp_path / "inner").mkdir(mode=0o700)
+    file = tmp_path / "inner" / "weights"
+    file.write_bytes(b"")
+    file.chmod(0o600)
+    stages.readable(tmp_path)
+    assert file.stat().st_mode & 0o777 == 0o644
+    assert file.parent.stat().st_mode & 0o777 == 0o755

@@ -105,10 +105,9 @@ def put_up(model: Any, posts: Posts) -> None:
         model.geom(f"{NAME}{number}").size[:] = size / 2
 
 
-def post_geoms(model: Any) -> Int[np.ndarray, " P"]:
-    """Numbers of the posts' shapes in a model."""
-    names = [model.geom(geom).name for geom in range(model.ngeom)]
-    return np.array([geom for geom, name in enumerate(names) if name.startswith(NAME)], np.int64)
+def post_geoms(model: Any, count: int) -> Int[np.ndarray, " P"]:
+    """Numbers of the shapes of so many posts in a model that has them."""
+    return np.array([model.geom(f"{NAME}{number}").id for number in range(count)], np.int64)
 
 
 def touched(data: Any, geoms: Int[np.ndarray, " P"]) -> bool:

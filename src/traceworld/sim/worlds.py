@@ -86,7 +86,7 @@ class World:
         self._seed = 0
         model = self._env.model
         self._pristine = {name: getattr(model, name).copy() for name in PLACEMENT + PLACEMENT_OF_SITES}
-        self._post_geoms = post_geoms(model)
+        self._post_geoms = post_geoms(model, posts)
         self.posts: Posts | None = None
 
     def rollout(self, seed: int, *, action_noise: float = 0.0, hold_steps: int = 20, max_steps: int = 300) -> Rollout:

@@ -85,9 +85,8 @@ class Conditioning(nn.Module):
         guided = self.guided_stem(z)
         if self.config.scene.source != "none":
             finer = self.scene_stem(features["scene"])
-            guided = guided + F.pad(
-                finer, (0, 0, 0, guided.shape[1] - finer.shape[1])
-            )  # words come after the picture's cells
+            words = guided.shape[1] - finer.shape[1]  # they come after the picture's cells
+            guided = guided + F.pad(finer, (0, 0, 0, words))
         parts, seen = [guided, self.words_stem(features["words"])], [z_seen, features["words_seen"]]
         if self.config.gripper.source != "none":
             gripper = self.gripper_stem(self.gripper_proj(features["gripper"]) + self.gripper_place)
