@@ -2,6 +2,7 @@
 
     python recipes/act_nano.py --out runs/act-mt10 --section policies-mt10          # everything; run it again to go on
     python recipes/act_nano.py --out runs/act-mt10-few --demos 5 --every 1 --steps 2500 --section policies-mt10-few --no-install
+    python recipes/act_nano.py --out runs/act-mt10-few-paper --demos 5 --every 1 --steps 2500 --scene none --policies act-nano without-trace --section policies-mt10-few-paper --no-install
     python recipes/act_nano.py --out runs/act-mt50 --suite mt50 --steps 50000 --device cuda --section policies-mt50 --no-install
 
 Four policies learn from the same demonstrations for as many steps: with traces, its twin of the same size without the trace
@@ -29,7 +30,7 @@ import traceworld
 from traceworld.evaluation.rollout_report import rollout_tables, write_results
 from traceworld.evaluation.rollouts import RolloutConfig, evaluate_policy
 from traceworld.policies.action_expert.checkpoint import load_policy_checkpoint, save_policy
-from traceworld.policies.action_expert.sizes import TraceUse
+from traceworld.policies.action_expert.sizes import SceneUse, TraceUse
 from traceworld.sim.demonstrations import DemonstrationConfig, StoredDemonstrations, record_demonstrations
 from traceworld.sim.suites import SUITES, metaworld_tasks
 from traceworld.training import TrainConfig
@@ -67,7 +68,7 @@ class Recipe:
             (`DemonstrationConfig.action_noise`).
         every: learn from the observation of every so many frames.
         chunk, execute: actions predicted and played.
-        policies: which to train and play.
+        policies: which to train and play. scene: whether they read the prefix's finer map; None: as their size says.
         steps, batch, optimizer, lr, warmup, ema, precision, seed: of every training.
         episodes: per task, on seeds of their own. rollout_seed: of these.
         mu0: the frozen μ0.
@@ -86,6 +87,7 @@ class Recipe:
     chunk: int = 16
     execute: int = 8
     policies: tuple[Contender, ...] = ("act-nano", "without-trace", "diffusion", "act")
+    scene: SceneUse | None = None
     steps: int = 10_000
     batch: int = 32
     optimizer: Literal["adamw", "muon"] = "muon"
@@ -113,6 +115,8 @@ def main(recipe: Recipe) -> dict[str, Any]:
     out = recipe.out
     out.mkdir(parents=True, exist_ok=True)
     options = {name: value for name, value in asdict(recipe).items() if name not in (*_FREE, "out", "episodes")}
+    if recipe.scene is None:
+        del options["scene"]  # folders that were begun before there was a choice stay good
     keep_options(out, options)
     tasks = metaworld_tasks(recipe.suite)
     with stage(out, "demonstrations"):
@@ -166,6 +170,7 @@ def trained(recipe: Recipe, name: Contender, demonstrations: StoredDemonstration
         size=size,
         chunk=recipe.chunk,
         trace=trace,
+        scene=recipe.scene,
         every=recipe.every,
         features=str(recipe.out / "features"),
     )

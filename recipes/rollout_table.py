@@ -21,7 +21,9 @@ from results import DOCUMENT, command, markdown_table, publish
 from traceworld.errors import ConfigError, DatasetError
 from traceworld.evaluation.rollout_report import PUBLISHED_MT50, RESULTS_FILE
 
-Section = Literal["policies-mt10", "policies-mt10-few", "policies-mt50", "follower", "latency"]
+Section = Literal[
+    "policies-mt10", "policies-mt10-few", "policies-mt10-few-paper", "policies-mt50", "follower", "latency"
+]
 GROUPS = ("easy", "medium", "hard", "very-hard")
 
 

@@ -179,7 +179,7 @@ def test_train_policy_says_what_it_cannot_learn_from(tmp_path, mu0_folder, capsy
 
 
 def test_options_of_train_policy_reach_the_loop_and_the_policy():
-    given = {"steps": 7, "batch": 3, "lr": 0.5, "weight_decay": 0.0, "schedule": "constant", "ema": 0.5, "precision": "bf16",
+    given = {"steps": 7, "batch": 3, "optimizer": "muon", "lr": 0.5, "weight_decay": 0.0, "schedule": "constant", "ema": 0.5, "precision": "bf16",
              "seed": 9, "device": "cpu", "workers": 2, "checkpoint_every": 4, "eval_every": 5}  # fmt: skip
     asked = {
         "chunk": 6,
@@ -187,6 +187,7 @@ def test_options_of_train_policy_reach_the_loop_and_the_policy():
         "val_fraction": 0.25,
         "depth": True,
         "trace": "self",
+        "scene": "none",
         "mu0": "x",
         "size": "nano-act",
     }

@@ -207,6 +207,15 @@ def test_the_twin_without_trace_has_the_same_size():
     assert papers["total"] == ours["total"] - ours["injection"]
 
 
+def test_the_finer_map_is_a_choice_of_every_size_but_the_released_one():
+    with_map, without = (sizes.policy_config("nano", 4, 4, scene=scene) for scene in (None, "none"))
+    assert with_map.scene.source == "prefix"
+    assert without == dataclasses.replace(with_map, scene=SceneConfig("none"))
+    assert sizes.policy_config("200m", 4, 4, scene="prefix").scene.source == "prefix"
+    with pytest.raises(ConfigError, match="finer map"):
+        sizes.policy_config("400m-official", 16, 12, scene="prefix")
+
+
 def test_unknown_sizes_name_the_nearest():
     with pytest.raises(ConfigError, match="did you mean '400m'"):
         sizes.policy_config("400mm", 4, 4)

@@ -179,6 +179,19 @@ def test_the_twin_without_traces_reads_the_features_of_the_policy_with_them(tmp_
     assert feature_store(demos, twin, tmp_path / "both").folder != rich.folder
 
 
+def test_a_policy_without_the_finer_map_reads_the_features_of_one_with_it(tmp_path):
+    demos = ToyDemonstrations(2, 4)
+    finer = policy_config(scene=SceneConfig("prefix"))
+    rich = feature_store(demos, make_policy(finer), tmp_path)
+    for plain in (policy_config(), policy_config(trace="self")):
+        shared = feature_store(demos, make_policy(plain), tmp_path)
+        assert shared.folder == rich.folder
+        assert "scene" not in shared.rows
+    twin = feature_store(demos, make_policy(dataclasses.replace(finer, trace="self")), tmp_path)
+    assert twin.folder == rich.folder
+    assert "scene" in twin.rows
+
+
 def seen_in_a_rollout(demonstration, frame):
     """The observation that an environment would give at a step of a demonstration."""
     read = {name: demonstration.read_frame(name, frame) for name in demonstration.cameras}

@@ -172,6 +172,9 @@ class TrainPolicy:
     trace: Literal["expert", "self", "none"] | None = None
     """What is injected: expert: μ0's motion features; self: the prefix's own (the twin without traces, as many
     parameters); none: nothing (the paper's "w/o trace"). Default: as the size says (expert; baselines: none)."""
+    scene: Literal["prefix", "none"] | None = None
+    """Whether the prefix's map at twice the resolution is read beside the last layer (none: as in the paper). Default: as the
+    size says (nano: prefix)."""
     mu0: str = "mu0-nano"
     """The frozen μ0: a name or a checkpoint folder."""
     tasks: tuple[str, ...] = ()
@@ -195,6 +198,8 @@ class TrainPolicy:
     steps: int = 5000
     batch: int = 64
     """Observations per step."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: for wide matrices (with --lr 2e-3 better per step on nano policies; docs/log.md)."""
     lr: float = 5e-4
     weight_decay: float = 0.01
     warmup: int | None = None
@@ -242,6 +247,7 @@ class TrainPolicy:
             size=self.size,
             chunk=self.chunk,
             trace=self.trace,
+            scene=self.scene,
             every=self.every,
             features=None if self.no_features else str(self.features or self.out / "features"),
             val_fraction=self.val_fraction,
@@ -250,6 +256,7 @@ class TrainPolicy:
         loop: tuple[str, ...] = (
             "steps",
             "batch",
+            "optimizer",
             "lr",
             "weight_decay",
             "schedule",

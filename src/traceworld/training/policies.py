@@ -16,7 +16,7 @@ from traceworld.policies.action_expert.checkpoint import fill_policy, load_mu0, 
 from traceworld.policies.action_expert.config import PolicyConfig
 from traceworld.policies.action_expert.model import PolicyModel
 from traceworld.policies.action_expert.normalisation import ActionScales, measure_scales
-from traceworld.policies.action_expert.sizes import TraceUse, policy_config
+from traceworld.policies.action_expert.sizes import SceneUse, TraceUse, policy_config
 from traceworld.sim.demonstrations import DESCRIPTION, StoredDemonstrations
 from traceworld.traces.demonstrations import Demonstrations
 from traceworld.traces.lerobot.layout import INFO_FILE
@@ -38,6 +38,7 @@ class PolicyTraining:
         mu0: name or folder of the frozen μ0.
         size: of the policy (`action_expert.sizes`).
         chunk: actions per chunk. trace: how motion is injected (`PolicyConfig.trace`); None: as the size says.
+        scene: whether it reads the prefix's finer map (`SceneConfig`); None: as the size says.
         every: learn from the observation of every so many frames.
         features: folder of the cached features. None: μ0 looks at every picture anew, which allows colour jitter
             (`TrainConfig.colour_jitter`) and needs a GPU.
@@ -49,6 +50,7 @@ class PolicyTraining:
     size: str = "nano"
     chunk: int = 16
     trace: TraceUse | None = None
+    scene: SceneUse | None = None
     every: int = 1
     features: str | None = None
     val_fraction: float = 0.05
@@ -218,7 +220,12 @@ def config_for(demonstrations: Demonstrations, what: PolicyTraining) -> PolicyCo
             mend="record them with depth (traceworld sim demos --depth), or leave it off",
         )
     config = policy_config(
-        what.size, example.state.shape[1], demonstrations.spec.dim, chunk=what.chunk, trace=what.trace
+        what.size,
+        example.state.shape[1],
+        demonstrations.spec.dim,
+        chunk=what.chunk,
+        trace=what.trace,
+        scene=what.scene,
     )
     config = dataclasses.replace(config, depth=what.depth)
     if config.gripper.source != "none" and config.gripper.camera not in example.cameras[1:]:

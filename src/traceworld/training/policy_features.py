@@ -79,11 +79,8 @@ def feature_store(
     if not len(demonstrations):
         raise DatasetError("hold no episode", where=demonstrations.name)
     lengths, key, richer = _identity(demonstrations, model, every)
-    place = Path(folder) / key
-    if richer is not None and _whole(Path(folder) / richer):
-        place = (
-            Path(folder) / richer
-        )  # a twin without traces finds all that it reads among those of the policy with them
+    # A twin without traces or without the finer map finds all that it reads among the features of the policy with them.
+    place = next((Path(folder) / more for more in richer if _whole(Path(folder) / more)), Path(folder) / key)
     counts = [len(kept_frames(length, every)) for length in lengths]
     first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     texts = sorted(set(demonstrations.instructions()))
@@ -113,8 +110,8 @@ def _whole(place: Path) -> bool:
     return done.is_file() and bool(np.load(done, mmap_mode="r").all())
 
 
-def _identity(demonstrations: Demonstrations, model: PolicyModel, every: int) -> tuple[list[int], str, str | None]:
-    """Lengths of the episodes; a hash of all that decides the features; and that of the same with traces, if these have none."""
+def _identity(demonstrations: Demonstrations, model: PolicyModel, every: int) -> tuple[list[int], str, list[str]]:
+    """Lengths of the episodes; a hash of all that decides the features; and those of the same with more that is looked at."""
     digest, lengths = hashlib.blake2b(digest_size=12), []
     config = model.config
     look = {
@@ -141,12 +138,15 @@ def _identity(demonstrations: Demonstrations, model: PolicyModel, every: int) ->
             if config.depth:
                 digest.update(np.ascontiguousarray(episode.depth_m(episode.cameras[0], 0)).tobytes())
 
-    def key(trace: bool) -> str:
+    def key(trace: bool, scene: str) -> str:
         whole = digest.copy()
-        whole.update(json.dumps({**look, "trace": trace}, sort_keys=True).encode())
+        whole.update(json.dumps({**look, "scene": {"source": scene}, "trace": trace}, sort_keys=True).encode())
         return whole.hexdigest()
 
-    return lengths, key(config.trace == "expert"), None if config.trace == "expert" else key(True)
+    traces = (True,) if config.trace == "expert" else (False, True)
+    scenes = (config.scene.source,) if config.scene.source != "none" else ("none", "prefix")
+    own, *richer = [key(trace, scene) for trace in traces for scene in scenes]
+    return lengths, own, richer
 
 
 def _create(

@@ -24,6 +24,7 @@ from traceworld.policies.action_expert.trace_features import feature_widths
 from traceworld.policies.baselines.config import DiffusionHeadConfig, RegressionHeadConfig
 
 TraceUse = Literal["expert", "self", "none"]
+SceneUse = Literal["prefix", "none"]
 
 # π0.5's own action expert (Gemma-300M with modulated norms) is the 400M head: 428M with its modulation. The 200M one is not
 # among the released files; this one keeps the shape of its heads and has 14 layers of three quarters of the width.
@@ -63,19 +64,28 @@ OFFICIAL = "400m-official"
 
 
 def policy_config(
-    size: str, state_dim: int, action_dim: int, *, chunk: int = 16, trace: TraceUse | None = None
+    size: str,
+    state_dim: int,
+    action_dim: int,
+    *,
+    chunk: int = 16,
+    trace: TraceUse | None = None,
+    scene: SceneUse | None = None,
 ) -> PolicyConfig:
     """The config of a named size.
 
     Args:
         chunk: actions per chunk. trace: how motion is injected (`PolicyConfig.trace`); None: as the size says.
+        scene: whether it reads the prefix's finer map (`SceneConfig`); None: as the size says.
 
     Raises:
-        ConfigError: no such size; names the nearest.
+        ConfigError: no such size (names the nearest), or a finer map for the released policy, which has none.
     """
     if size == OFFICIAL:
         from traceworld.policies.action_expert.official.switches import official_config
 
+        if scene == "prefix":
+            raise ConfigError("the released policy reads no finer map", where="scene", mend="leave it off")
         return official_config(state_dim, action_dim, chunk=chunk, use_trace=trace != "none")
     if size not in _SIZES:
         near = difflib.get_close_matches(size, [*_SIZES, OFFICIAL], n=1, cutoff=0.3)
@@ -85,7 +95,8 @@ def policy_config(
             mend=f"did you mean '{near[0]}'?" if near else None,
         )
     config = replace(_SIZES[size](state_dim, action_dim), size=size, chunk=chunk)
-    return config if trace is None else replace(config, trace=trace)
+    config = config if trace is None else replace(config, trace=trace)
+    return config if scene is None else replace(config, scene=SceneConfig(source=scene))
 
 
 def count_policy(config: PolicyConfig, mu0: Mu0Config) -> dict[str, int]:
