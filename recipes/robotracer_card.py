@@ -72,7 +72,9 @@ def card(figures: Mapping[str, Any]) -> str:
             "",
             f"- Data: {data['train']['questions']:,} questions about {data['train']['scenes']:,} simulated pictures, every answer recomputed "
             "from the geometry; many lenses, distances and scales, so that a picture alone does not tell metres.",
-            f"- Training: {training['steps']} steps of {questions} questions, Muon, learning rate {training['lr']:g}; the first "
+            f"- Training: {training['pointing_steps']} steps in which the base, new and without a spatial encoder, learns to point at "
+            "the first and last points of answers (ours: a published base has seen the web); "
+            f"{training['steps']} steps of {questions} questions, Muon, learning rate {training['lr']:g}; the first "
             f"{100 * ALIGNED:.0f} % align the spatial encoder, then everything learns. Intrinsics and depth are each left out of "
             f"{100 * DROP['depth_m']:.0f} % of the examples. Variants: {training['ablation_steps']} steps each.",
             f"- Cost on {figures['machine']['cpus']} CPU cores ({figures['machine']['arch']}), minutes: "

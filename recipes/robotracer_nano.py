@@ -1,12 +1,14 @@
-"""Make the shipped `robotracer-nano`: simulate TraceSpatial, fine-tune in two stages, measure on TraceSpatial-Sim, write the card.
+"""Make the shipped `robotracer-nano`: simulate TraceSpatial, teach a base to point, fine-tune it in two stages, measure on
+TraceSpatial-Sim, write the card.
 
     python recipes/robotracer_nano.py --out runs/robotracer-nano                       # everything; run it again to go on
     python recipes/robotracer_nano.py --out runs/robotracer-nano --minutes 90 --variants full no-scale-loss rgb-only rft
     python recipes/robotracer_nano.py --out runs/smoke-robotracer --smoke              # every stage in small, no installation
 
 The model is trained from scratch: InternVL's class of transformers in a small width (`traceworld.models.robotracer.nano`), the
-spatial encoder, the scale token and decoder around it. `robotracer-nano` itself is trained for `--minutes`; each of `--variants`
-from scratch for `--ablation-minutes`, so that their table compares equals. `rft` goes on from the variant `full` by GRPO. Needs the
+spatial encoder, the scale token and decoder around it. Its base first learns to point for `--pointing-minutes`, which all runs
+share (a published base has seen the web; this one has not). From it `robotracer-nano` itself is trained for `--minutes`; each of
+`--variants` for `--ablation-minutes`, so that their table compares equals. `rft` goes on from the variant `full` by GRPO. Needs the
 extras `sim` and `robotracer`. Scenes of TraceSpatial-Sim have a seed of their own.
 
 Planned cost on two free cores: 18 minutes of simulation (0.27 CPU-s a scene), `--minutes` of training (0.94 CPU-s a step of 64
@@ -27,7 +29,7 @@ import torch
 import tyro
 from robotracer_card import card, table
 from robotracer_scores import scored
-from robotracer_training import ALIGNED, Budget, reinforced, seconds_of_a_step, trained
+from robotracer_training import ALIGNED, Budget, pointed, reinforced, seconds_of_a_step, trained
 from stages import keep_options, machine, minutes_of, once, readable, stage, write
 
 import traceworld
@@ -58,9 +60,10 @@ class Recipe:
     Attributes:
         out: folder for data, runs and results.
         scenes: training pictures. bench_scenes: of TraceSpatial-Sim, one question each.
+        pointing_minutes: of the base that all runs share.
         minutes: of training `robotracer-nano`; the number of steps follows from a measurement on this machine, once.
         ablation_minutes: of each variant. variants: of `VARIANTS`.
-        steps, ablation_steps, rft_steps: fix the number of steps instead (of reinforcement: always).
+        pointing_steps, steps, ablation_steps, rft_steps: fix the number of steps instead (of reinforcement: always).
         batch: pictures per step. questions: asked about each, apart from one another.
         lr, seed: of all runs.
         sim_workers: processes that simulate. threads: that train.
@@ -70,9 +73,11 @@ class Recipe:
     out: Path
     scenes: int = 8000
     bench_scenes: int = 500
+    pointing_minutes: float = 30.0
     minutes: float = 90.0
     ablation_minutes: float = 25.0
     variants: tuple[str, ...] = ("full", "no-scale-loss", "rgb-only")
+    pointing_steps: int | None = None
     steps: int | None = None
     ablation_steps: int | None = None
     rft_steps: int = 150
@@ -95,7 +100,7 @@ class Recipe:
 
 
 SMOKE: dict[str, Any] = {
-    "scenes": 4, "bench_scenes": 2, "steps": 3, "ablation_steps": 2, "batch": 2, "questions": 2, "sim_workers": 1, "threads": 1,
+    "scenes": 4, "bench_scenes": 2, "pointing_steps": 2, "steps": 3, "ablation_steps": 2, "batch": 2, "questions": 2, "sim_workers": 1, "threads": 1,
     "install": False,
 }  # fmt: skip
 
@@ -161,6 +166,7 @@ def simulated(recipe: Recipe) -> tuple[Path, Path, dict[str, Any]]:
 def planned(recipe: Recipe, data: Path) -> Budget:
     """How many steps each run has: as told, or what fits into the minutes here (measured once and written down)."""
     budget = Budget(
+        recipe.pointing_steps or 0,
         recipe.steps or 0,
         recipe.ablation_steps or 0,
         recipe.rft_steps,
@@ -171,25 +177,32 @@ def planned(recipe: Recipe, data: Path) -> Budget:
     )
     if recipe.smoke:
         return dataclasses.replace(budget, rft_steps=1)
-    if recipe.steps is None or recipe.ablation_steps is None:
-        seconds = once(
-            recipe.out / "plan.json",
-            lambda: {"seconds_per_step": seconds_of_a_step(budget, data, recipe.out / "calibration")},
-        )["seconds_per_step"]
-        budget = dataclasses.replace(
-            budget,
-            steps=recipe.steps or max(1, round(60 * recipe.minutes / seconds)),
-            ablation_steps=recipe.ablation_steps or max(1, round(60 * recipe.ablation_minutes / seconds)),
-        )
-    return budget
+    if None not in (recipe.pointing_steps, recipe.steps, recipe.ablation_steps):
+        return budget
+    seconds = once(
+        recipe.out / "plan.json",
+        lambda: {"seconds_per_step": seconds_of_a_step(budget, data, recipe.out / "calibration")},
+    )["seconds_per_step"]
+
+    def fits(minutes: float, kind: str) -> int:
+        return max(1, round(60 * minutes / seconds[kind]))
+
+    return dataclasses.replace(
+        budget,
+        pointing_steps=recipe.pointing_steps or fits(recipe.pointing_minutes, "pointing"),
+        steps=recipe.steps or fits(recipe.minutes, "fine-tuning"),
+        ablation_steps=recipe.ablation_steps or fits(recipe.ablation_minutes, "fine-tuning"),
+    )
 
 
 def all_runs(recipe: Recipe, data: Path, budget: Budget) -> dict[str, Path]:
     """Name → checkpoint folder of every run; those that are there are not done again."""
     runs: dict[str, Path] = {}
+    with stage(recipe.out, "point"):
+        base = pointed(budget, data, recipe.out / "runs" / "pointing")
     for name in (NAME, *(variant for variant in recipe.variants if variant != "rft")):
         with stage(recipe.out, f"train {name}"):
-            runs[name] = trained(name, budget, data, recipe.out / "runs" / name)
+            runs[name] = trained(name, budget, data, base, recipe.out / "runs" / name)
     if "rft" in recipe.variants:
         with stage(recipe.out, "train rft"):
             runs["rft"] = reinforced(runs["full"], budget, data, recipe.out / "runs" / "rft")

@@ -1,4 +1,5 @@
-"""The runs of `robotracer_nano.py`: two stages of fine-tuning, and reinforcement. Each goes on where it was stopped."""
+"""The runs of `robotracer_nano.py`: a base that has learned to point, two stages of fine-tuning from it, and reinforcement. Each
+goes on where it was stopped."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from traceworld.models.robotracer.checkpoint import is_robotracer, load_robotrac
 from traceworld.models.robotracer.config import RoboTracerConfig
 from traceworld.models.robotracer.nano import NANO, RGB_ONLY, make_nano
 from traceworld.training.robotracer.examples import Examples
+from traceworld.training.robotracer.pointing import PointingConfig, train_pointing
 from traceworld.training.robotracer.records import Record, read_records
 from traceworld.training.robotracer.rft import train_rft
 from traceworld.training.robotracer.rft_config import RftConfig
@@ -23,8 +25,10 @@ from traceworld.training.robotracer.run_folder import RESULT_FOLDER
 from traceworld.training.robotracer.sft import train_sft
 from traceworld.training.robotracer.stages import SCALE_LOSS_WEIGHT, SftConfig
 
-ALIGNED = 0.03
-"""Part of a run's steps in the first stage: the base starts from nothing, so there is little to align with."""
+ALIGNED = 0.1
+"""Part of a run's steps in the first stage, in which the spatial encoder learns beside the base that can point."""
+QUESTIONS_POINTED = 4
+"""Questions about each picture while the base learns to point: reading them costs more than seeing the picture."""
 DROP = {"intrinsics": 0.3, "depth_m": 0.3, "poses": 1.0}
 """How often each input is left out, so that any subset works later. The benchmark gives no pose."""
 SETTINGS: dict[str, tuple[RoboTracerConfig, float]] = {
@@ -39,8 +43,10 @@ _CALIBRATION_STEPS = 10
 
 @dataclass(frozen=True)
 class Budget:
-    """Steps of `robotracer-nano`, of each variant and of reinforcement; pictures per step, questions per picture."""
+    """Steps of the base that all runs share, of `robotracer-nano`, of each variant and of reinforcement; pictures per step,
+    questions per picture."""
 
+    pointing_steps: int
     steps: int
     ablation_steps: int
     rft_steps: int
@@ -74,14 +80,28 @@ def stages_of(name: str, budget: Budget) -> dict[str, SftConfig]:
     }
 
 
-def trained(name: str, budget: Budget, data: Path, out: Path) -> Path:
-    """Both stages of a run; returns the checkpoint folder of the second."""
+def pointed(budget: Budget, data: Path, out: Path) -> Path:
+    """The base of all runs: new, without a spatial encoder, taught to point. Returns its checkpoint folder."""
+    if not is_robotracer(out / RESULT_FOLDER):
+        model, processor = make_nano(RGB_ONLY, budget.seed)
+        examples = Examples(read_records(data), 1.0, budget.seed, QUESTIONS_POINTED)
+        train_pointing(model, processor, examples, pointing_options(budget), out)
+    return out / RESULT_FOLDER
+
+
+def pointing_options(budget: Budget) -> PointingConfig:
+    """Four times as many pictures a step as in fine-tuning: there is no answer to spell."""
+    return PointingConfig(budget.pointing_steps, lr=budget.lr, batch=4 * budget.batch, seed=budget.seed)
+
+
+def trained(name: str, budget: Budget, data: Path, base: Path, out: Path) -> Path:
+    """Both stages of a run, from a base that can point; returns the checkpoint folder of the second."""
     for stage, config in stages_of(name, budget).items():
         folder = out / stage
         if is_robotracer(folder / RESULT_FOLDER):
             continue
         if stage == "alignment":
-            model, processor = make_nano(SETTINGS[name][0], budget.seed)
+            model, processor = make_nano(SETTINGS[name][0], budget.seed, load_robotracer(base).model.vlm)
         else:
             loaded = load_robotracer(out / "alignment" / RESULT_FOLDER)
             model, processor = loaded.model, loaded.processor
@@ -90,8 +110,8 @@ def trained(name: str, budget: Budget, data: Path, out: Path) -> Path:
     return out / "enhancement" / RESULT_FOLDER
 
 
-def seconds_of_a_step(budget: Budget, data: Path, trial: Path) -> float:
-    """Seconds of a step of the second stage here: the median of a few, in a folder that is removed."""
+def seconds_of_a_step(budget: Budget, data: Path, trial: Path) -> dict[str, float]:
+    """Seconds of a step here, of pointing and of the second stage: medians of a few, in a folder that is removed."""
     times: list[float] = []
     transformers = require("transformers")
 
@@ -99,15 +119,25 @@ def seconds_of_a_step(budget: Budget, data: Path, trial: Path) -> float:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             times.append(time.perf_counter())
 
+    def taken() -> float:
+        found = statistics.median(b - a for a, b in itertools.pairwise(times[2:]))
+        times.clear()
+        shutil.rmtree(trial, ignore_errors=True)
+        return found
+
     shutil.rmtree(trial, ignore_errors=True)
+    records = read_records(data)
+    model, processor = make_nano(RGB_ONLY)
+    options = pointing_options(dataclasses.replace(budget, pointing_steps=_CALIBRATION_STEPS))
+    train_pointing(model, processor, Examples(records, 1.0, 0, QUESTIONS_POINTED), options, trial, [Clock()])
+    pointing = taken()
     model, processor = make_nano()
     config = dataclasses.replace(
         stages_of("robotracer-nano", dataclasses.replace(budget, steps=100))["enhancement"],
         max_steps=_CALIBRATION_STEPS,
     )
-    train_sft(model, processor, Examples(read_records(data), DROP, 0, budget.questions), config, trial, [Clock()])
-    shutil.rmtree(trial, ignore_errors=True)
-    return statistics.median(b - a for a, b in itertools.pairwise(times[2:]))
+    train_sft(model, processor, Examples(records, DROP, 0, budget.questions), config, trial, [Clock()])
+    return {"pointing": pointing, "fine-tuning": taken()}
 
 
 def reinforced(start: Path, budget: Budget, data: Path, out: Path) -> Path:

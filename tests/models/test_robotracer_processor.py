@@ -35,7 +35,7 @@ def processor_config(family):
 
 
 def pictures(processor, images):
-    seen = processor._see(images)
+    seen = processor.pictures(images)
     return seen, picture_texts(processor.family, processor.base_config, seen, len(images), 2)
 
 

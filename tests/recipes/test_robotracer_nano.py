@@ -12,7 +12,7 @@ from robotracer_training import Budget
 from traceworld.errors import ConfigError
 from traceworld.models.predictor import load_predictor
 
-BUDGET = Budget(steps=1000, ablation_steps=100, rft_steps=5, batch=8, questions=8, lr=2e-3, seed=0)
+BUDGET = Budget(pointing_steps=50, steps=1000, ablation_steps=100, rft_steps=5, batch=8, questions=8, lr=2e-3, seed=0)
 
 
 def row(model, given, success, **more):
@@ -52,8 +52,8 @@ def test_the_table_has_a_row_per_entrant():
 
 def test_a_variant_differs_in_what_its_name_says():
     full, without = (robotracer_training.stages_of(name, BUDGET) for name in ("full", "no-scale-loss"))
-    assert full["enhancement"].max_steps == 97
-    assert full["alignment"].max_steps == 3
+    assert full["enhancement"].max_steps == 90
+    assert full["alignment"].max_steps == 10
     different = {
         name for name, value in full["enhancement"].to_json().items() if without["enhancement"].to_json()[name] != value
     }

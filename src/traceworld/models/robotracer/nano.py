@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any
 
 import torch
+from torch import nn
 
 from traceworld.extras import require
 from traceworld.models.robotracer.config import NoEncoderConfig, OwnEncoderConfig, Prompts, RoboTracerConfig
@@ -72,20 +73,27 @@ def nano_processor(config: RoboTracerConfig = NANO) -> RoboTracerProcessor:
     return RoboTracerProcessor(config, base, tokenizer, pictures)
 
 
-def make_nano(config: RoboTracerConfig = NANO, seed: int = 0) -> tuple[RoboTracer, RoboTracerProcessor]:
+def make_nano(
+    config: RoboTracerConfig = NANO, seed: int = 0, base: nn.Module | None = None
+) -> tuple[RoboTracer, RoboTracerProcessor]:
     """A new one with random weights (coordinates and places in order, see `nano_words`) and its processor.
 
     Args:
         config: `NANO`, `RGB_ONLY`, or one that differs in weights of losses.
+        base: the `vlm` of another one, which has learned to see (`training.robotracer.pointing`); None: a new one.
     """
     processor = nano_processor(config)
-    base: Any = require("transformers").AutoModelForImageTextToText
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        vlm = base.from_config(processor.base_config, dtype=torch.float32)
-        order_coordinates(vlm.get_input_embeddings().weight.data, processor.tokenizer, _WAVE)
-        order_places(vlm.model.vision_tower.embeddings.position_embeddings.data[0, 1:], _PLACE)  # the first is no patch
-        model = build_robotracer(config, processor, vlm)
+        model = build_robotracer(config, processor, _new_base(processor) if base is None else base)
         if model.spatial_encoder is not None:
             order_places(model.spatial_encoder.positions.data, _PLACE)
     return model, processor
+
+
+def _new_base(processor: RoboTracerProcessor) -> nn.Module:
+    made: Any = require("transformers").AutoModelForImageTextToText
+    vlm = made.from_config(processor.base_config, dtype=torch.float32)
+    order_coordinates(vlm.get_input_embeddings().weight.data, processor.tokenizer, _WAVE)
+    order_places(vlm.model.vision_tower.embeddings.position_embeddings.data[0, 1:], _PLACE)  # the first is no patch
+    return vlm

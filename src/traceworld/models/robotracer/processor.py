@@ -151,6 +151,20 @@ class RoboTracerProcessor:
         batch = self._batch(asked, left=True)
         return {name: value for name, value in batch.items() if name not in ("labels", "scale_target")}
 
+    def questions(self, asked: Sequence[str]) -> tuple[Int[Tensor, "N L"], Int[Tensor, "N L"]]:
+        """(ids, mask) of questions without their picture, up to where an answer would begin; padded on the right.
+
+        Raises:
+            InvalidInputError: a question holds a token of the model.
+        """
+        head, tail = self.family.first_user.split("{}")
+        rows = []
+        for question in asked:
+            pieces = ((head, False), (question, True), (tail + self.family.answer, False))
+            rows.append([token for text, plain in pieces for token in self._encode(text, plain)])
+        longest = max(len(row) for row in rows)
+        return _padded(rows, longest, self.pad_id, False), _padded([[1] * len(row) for row in rows], longest, 0, False)
+
     def decode(self, ids: Int[Tensor, "B L"]) -> list[str]:
         """What was generated, as text: up to its end, without special tokens."""
         texts = []
@@ -162,7 +176,7 @@ class RoboTracerProcessor:
     def _batch(self, examples: Sequence[Example], left: bool) -> dict[str, Any]:
         if not examples:
             raise InvalidInputError("no example", where="examples")
-        seen = self._see([example.image for example in examples])
+        seen = self.pictures([example.image for example in examples])
         merge = int(getattr(self.image_processor, "merge_size", 1))
         pictures = picture_texts(self.family, self.base_config, seen, len(examples), merge)
         rows = [self._tokens(example, picture) for example, picture in zip(examples, pictures, strict=True)]
@@ -190,7 +204,8 @@ class RoboTracerProcessor:
         batch["scale_target"] = torch.tensor(targets, dtype=torch.float32)
         return batch
 
-    def _see(self, images: Sequence[np.ndarray]) -> dict[str, Any]:
+    def pictures(self, images: Sequence[np.ndarray]) -> dict[str, Any]:
+        """What the family's image processor makes of pictures [H,W,3] uint8, whole (tensors as its model takes them)."""
         shown: list[Any] = [Image.fromarray(image) for image in images]
         if self.family.name == "smolvlm":
             return dict(self.image_processor([[each] for each in shown], return_row_col_info=True, return_tensors="pt"))
@@ -223,9 +238,7 @@ class RoboTracerProcessor:
         part = 0
 
         def add(text: str, learned: bool = False, plain: bool = False) -> None:
-            piece = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=plain)
-            if plain and not self._reserved.isdisjoint(piece):
-                raise InvalidInputError("holds a token of the model", where="Example.turns", mend="leave it out")
+            piece = self._encode(text, plain)
             ids.extend(piece)
             labels.extend(piece if learned else [IGNORED] * len(piece))
             parts.extend([part] * len(piece))
@@ -249,6 +262,13 @@ class RoboTracerProcessor:
                 if not example.apart:
                     add(family.after)
         return _Row(ids, labels, parts)
+
+    def _encode(self, text: str, plain: bool) -> list[int]:
+        """Token ids; `plain` words of a user never become special tokens."""
+        piece = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=plain)
+        if plain and not self._reserved.isdisjoint(piece):
+            raise InvalidInputError("holds a token of the model", where="Example.turns", mend="leave it out")
+        return piece
 
     def _id(self, token: str) -> int:
         found = self.tokenizer.convert_tokens_to_ids(token)
