@@ -7,7 +7,8 @@
 
 Four policies learn from the same demonstrations for as many steps: with traces, its twin of the same size without the trace
 expert (`--policies without-injection`: without the injection as well, as in the paper), and heads of the kinds of Diffusion Policy
-and ACT on the same stems. Each then plays the same unseen episodes. Features of the frozen μ0 are computed once and shared. What is
+and ACT on the same stems. `untrained-mu0` is the first on a μ0 of random weights: the prefix of a nano μ0 has learned from traces
+alone, so the twin sees by them, too, and only this one has nothing of them. Each then plays the same unseen episodes. Features of the frozen μ0 are computed once and shared. What is
 shipped are the averaged weights as float16, with μ0 inside, and the table is made with exactly those.
 """
 
@@ -20,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import tyro
 from results import DOCUMENT, command, publish
 from rich.console import Console
@@ -29,7 +31,9 @@ from stages import keep_options, machine, minutes_of, readable, stage, write
 import traceworld
 from traceworld.evaluation.rollout_report import rollout_tables, write_results
 from traceworld.evaluation.rollouts import RolloutConfig, evaluate_policy
-from traceworld.policies.action_expert.checkpoint import load_policy_checkpoint, save_policy
+from traceworld.models.checkpoint import save_checkpoint
+from traceworld.models.mu0.model import Mu0Model
+from traceworld.policies.action_expert.checkpoint import load_mu0, load_policy_checkpoint, save_policy
 from traceworld.policies.action_expert.sizes import SceneUse, TraceUse
 from traceworld.sim.demonstrations import DemonstrationConfig, StoredDemonstrations, record_demonstrations
 from traceworld.sim.suites import SUITES, metaworld_tasks
@@ -37,11 +41,12 @@ from traceworld.training import TrainConfig
 from traceworld.training.policies import PolicyTraining, train_policy
 
 SHIPPED = Path(traceworld.__file__).parent / "policies" / "weights" / "act-nano"
-Contender = Literal["act-nano", "without-trace", "without-injection", "diffusion", "act"]
+Contender = Literal["act-nano", "without-trace", "without-injection", "untrained-mu0", "diffusion", "act"]
 CONTENDERS: dict[Contender, tuple[str, TraceUse | None]] = {
     "act-nano": ("nano", "expert"),
     "without-trace": ("nano", "self"),
     "without-injection": ("nano", "none"),
+    "untrained-mu0": ("nano", "expert"),
     "diffusion": ("nano-diffusion", None),
     "act": ("nano-act", None),
 }
@@ -159,6 +164,17 @@ def compared(recipe: Recipe, demonstrations: StoredDemonstrations, reports: dict
     return section(by_policy, [note, f"Cost in minutes: {cost}."], command("act_nano"))
 
 
+def untrained(recipe: Recipe) -> str:
+    """Folder of a μ0 of the same config and scales that has learned nothing."""
+    folder = recipe.out / "untrained-mu0"
+    if not folder.is_dir():
+        of = load_mu0(recipe.mu0)
+        with torch.random.fork_rng([]):
+            torch.manual_seed(recipe.seed)
+            save_checkpoint(folder, Mu0Model(of.config, of.normalisation), of.normalisation, {"trained": False})
+    return str(folder)
+
+
 def trained(recipe: Recipe, name: Contender, demonstrations: StoredDemonstrations) -> Path:
     """The finished policy: averaged weights as float16, its μ0 inside."""
     packed = recipe.out / "policies" / name
@@ -166,7 +182,7 @@ def trained(recipe: Recipe, name: Contender, demonstrations: StoredDemonstration
         return packed
     size, trace = CONTENDERS[name]
     what = PolicyTraining(
-        mu0=recipe.mu0,
+        mu0=untrained(recipe) if name == "untrained-mu0" else recipe.mu0,
         size=size,
         chunk=recipe.chunk,
         trace=trace,

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from traceworld.policies.action_expert.checkpoint import load_mu0
 from traceworld.policies.registry import load_policy
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -38,6 +40,19 @@ def test_the_card_says_what_was_measured(recipe, tmp_path):
 def test_the_twin_differs_in_the_traces_only(recipe):
     assert recipe.CONTENDERS["act-nano"][0] == recipe.CONTENDERS["without-trace"][0]
     assert {trace for _, trace in recipe.CONTENDERS.values()} == {"expert", "self", "none", None}
+
+
+def test_an_untrained_mu0_differs_in_its_weights_alone(recipe, tmp_path):
+    options = recipe.Recipe(out=tmp_path)
+    folder = recipe.untrained(options)
+    trained, other = load_mu0("mu0-nano"), load_mu0(folder)
+    assert (other.config, other.normalisation) == (trained.config, trained.normalisation)
+    pairs = zip(trained.prefix.parameters(), other.prefix.parameters(), strict=True)
+    wide = [(a, b) for a, b in pairs if a.ndim > 1]
+    assert not any(torch.allclose(a, b) for a, b in wide)
+    assert recipe.untrained(options) == folder
+    again = load_mu0(recipe.untrained(recipe.Recipe(out=tmp_path / "again")))
+    assert all(torch.equal(a, b) for a, b in zip(other.parameters(), again.parameters(), strict=True))
 
 
 @pytest.mark.slow
