@@ -13,6 +13,7 @@ from traceworld.policies.chunking import (
     SmoothChunks,
     ThreadInference,
     entered,
+    from_committed,
     merge,
     soft_mask,
 )
@@ -88,7 +89,7 @@ def test_what_is_committed_is_kept_and_what_is_new_is_free():
 
 
 @pytest.mark.parametrize("latency_s", [0.0, 0.1, 0.3])
-def test_at_every_latency_each_step_gets_the_action_that_was_meant_for_it(latency_s):
+def test_at_every_latency_the_first_chunk_is_played_from_its_beginning_and_later_ones_behind_what_was_sent(latency_s):
     inner = Ramp(length=40)
     policy = RealTimePolicy(inner, SPEC, stay, inference=DelayedInference(latency_s), execute=8)
     assert isinstance(policy, Policy)
@@ -96,7 +97,9 @@ def test_at_every_latency_each_step_gets_the_action_that_was_meant_for_it(latenc
     delay = round(latency_s * HZ)
     assert policy.stayed == delay
     assert (sent[:delay, 0] == 0).all()
-    assert np.allclose(sent[delay:, 0], np.arange(delay, 120) / 1000, atol=1e-6)
+    assert np.allclose(sent[delay : 2 * delay or 120, 0], np.arange(delay or 120) / 1000, atol=1e-6)
+    assert np.abs(np.diff(sent[delay:, 0])).max() < 0.01  # what stood still is caught up with, without a jump
+    assert np.allclose(sent[80:, 0], np.arange(80, 120) / 1000, atol=1e-6)  # what was meant for each step
     assert max(policy.delays) == delay
     assert policy.late == 0
     assert np.diff(inner.asked).min() == max(8, delay)
@@ -112,20 +115,23 @@ def test_a_policy_that_changes_its_mind_does_not_make_the_robot_jump(latency_s):
 
 def test_no_action_rests_on_an_observation_that_is_too_old():
     policy = RealTimePolicy(Ramp(length=100), SPEC, stay, inference=DelayedInference(0.4), max_stale_s=0.5, execute=1)
-    sent = play(policy, 200)[20:, 0]
-    steps = np.arange(20, 200)
-    acting = sent != 0
-    assert np.allclose(sent[acting], steps[acting] / 1000, atol=1e-6)
+    sent = play(policy, 200)[:, 0]
     # Asked at 20 k, there 20 steps later, good until 25 steps after it was asked for: 5 of 20 steps.
-    assert acting.sum() == 180 * 5 // 20
+    steps = np.arange(200)
+    acting = (steps >= 20) & (steps % 20 < 5)
+    assert (sent[~acting] == 0).all()
+    assert (sent[acting][1:] > 0).all()  # the first action of all is 0, too
     assert policy.stayed == 200 - acting.sum()
 
 
-def test_a_chunk_that_comes_after_its_last_step_is_thrown_away():
-    policy = RealTimePolicy(Ramp(length=4), SPEC, stay, inference=DelayedInference(0.2), execute=1)
-    assert (play(policy, 60)[:, 0] == 0).all()
-    assert policy.late == 5
-    assert policy.stayed == 60
+def test_a_policy_slower_than_its_chunks_are_long_stops_and_goes():
+    policy = RealTimePolicy(Ramp(length=4, offset=1.0), SPEC, stay, inference=DelayedInference(0.2), execute=1)
+    sent = play(policy, 60)[:, 0]
+    # Asked at 0, there at 10 and played. Asked again at 10: when it comes, all its actions' places are taken. Asked at 20 …
+    assert np.flatnonzero(sent).tolist() == [*range(10, 14), *range(30, 34), *range(50, 54)]
+    assert np.allclose(sent[30:34], 3.02 + np.arange(4) / 1000, atol=1e-6)
+    assert policy.late == 2
+    assert policy.stayed == 48
 
 
 class Inpainter(Ramp):
@@ -166,6 +172,15 @@ def test_chunks_that_others_play_are_made_smooth(inner):
     assert policy.act(seen(0)).actions[0, 0] == pytest.approx(0.2)  # nothing is left of the last episode
 
 
+def test_what_is_left_is_found_by_what_is_committed():
+    actions = np.arange(16, dtype=np.float32).reshape(8, 2)
+    assert np.array_equal(from_committed(actions, actions[3:5], 3), actions[3:])
+    assert np.array_equal(from_committed(actions, actions[3:5], 6), actions[3:])  # the robot stayed for three steps
+    assert np.array_equal(from_committed(actions, actions[6:], 9), actions[6:])
+    assert len(from_committed(actions, actions[3:5], 2)) == 0  # more cannot be gone
+    assert len(from_committed(actions, actions[3:5] + 1, 6)) == 0
+
+
 def test_a_chunk_is_entered_as_far_as_the_old_one_goes():
     old, new = np.ones((6, 2), np.float32), np.zeros((10, 2), np.float32)
     assert np.array_equal(entered(old, new, 2), merge(old, new, 2, 4))
@@ -185,11 +200,11 @@ def test_a_real_thread_thinks_beside_the_robot_and_its_errors_come_out():
             return super().act(observation)
 
     with ThreadInference() as inference:
-        policy = RealTimePolicy(Slow(), SPEC, stay, inference=inference, execute=2)
+        policy = RealTimePolicy(Slow(offset=0.2), SPEC, stay, inference=inference, execute=2)
         assert [float(policy.act(seen(step)).actions[0, 0]) for step in range(3)] == [0, 0, 0]
         gate.set()
         inference._future.result(10)
-        assert policy.act(seen(3)).actions[0, 0] == pytest.approx(0.003)
+        assert policy.act(seen(3)).actions[0, 0] == pytest.approx(0.2)  # the first action: the robot stood until now
         inference._future.exception(10)
         with pytest.raises(RuntimeError, match="no idea"):
             policy.act(seen(4))

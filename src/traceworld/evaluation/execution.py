@@ -1,8 +1,9 @@
 """How the chunks of a policy become actions, one per control step, when inference takes time.
 
 The clock is the environment's: one tick per action. A chunk that is asked for at tick t is there at tick t + latency; until then
-the robot plays on from the chunk before, and stays where it is when that has run out. A chunk that arrives is entered where
-the clock is: its first `latency` actions were meant for ticks that have passed. Without latency this is ordinary
+the robot plays on from the chunk before, and stays where it is when that has run out. A chunk that arrives is entered behind as
+many actions as were played since it was asked for: their place is taken. While the robot stays nothing is taken, so a latency
+longer than a chunk makes it stop and go, and a first chunk is played from its beginning. Without latency this is ordinary
 receding-horizon execution. Two chunks can meet in three ways: as they are; mixed (`policies.chunking`); or the
 policy takes what is played meanwhile into account (`act_after(observation, committed)`), if it can.
 """
@@ -57,8 +58,9 @@ class ChunkPlayer:
         self._execute, self._latency, self._blend = execute, latency_steps, blend
         self.played = Played()
         self._chunk: ActionChunk | None = None
-        self._asked = 0  # the tick that the first action of `_chunk` was meant for
-        self._coming: tuple[int, ActionChunk] | None = None
+        self._moved = 0  # actions of chunks that were sent
+        self._entry = 0  # that count when `_chunk` was asked for: where its first action belongs
+        self._coming: tuple[int, int, ActionChunk] | None = None  # tick and count of the question, answer
 
     @property
     def tick(self) -> int:
@@ -74,22 +76,23 @@ class ChunkPlayer:
             return True
         length = len(self._chunk.actions)
         wanted = max(1, length - self._latency) if self._execute is None else self._execute
-        return self.tick - self._asked >= min(wanted, length)
+        return self._moved - self._entry >= min(wanted, length)
 
     def committed(self) -> Float32[np.ndarray, "J A"]:
         """What will be sent until an answer to a question asked now is there (less, when it runs out before)."""
-        return self._rest(self.tick)[: self._latency]
+        return self._rest(self._moved)[: self._latency]
 
     def answer(self, chunk: ActionChunk) -> None:
         """The answer to a question asked now."""
-        self._coming = (self.tick, chunk)
+        self._coming = (self.tick, self._moved, chunk)
         self._receive()
 
     def send(self, stay: Callable[[np.ndarray | None], np.ndarray]) -> Float32[np.ndarray, " A"]:
         """The action of this tick. `stay` gives one that keeps the robot where it is, from the action before."""
-        rest = self._rest(self.tick)
+        rest = self._rest(self._moved)
         if len(rest):
             action = rest[0]
+            self._moved += 1
         else:
             action = stay(self.played.actions[-1] if self.played.actions else None)
             self.played.waits += 1
@@ -99,17 +102,17 @@ class ChunkPlayer:
     def _receive(self) -> None:
         if self._coming is None or self.tick < self._coming[0] + self._latency:
             return
-        asked, chunk = self._coming
-        old = self._rest(asked)
+        _, entry, chunk = self._coming
+        old = self._rest(entry)
         if self._chunk is not None:
             self.played.seams.append(self.tick)
         if self._blend and len(old):
-            chunk = replace(chunk, actions=entered(old, chunk.actions, self._latency))
-        self._asked, self._chunk, self._coming = asked, chunk, None
+            chunk = replace(chunk, actions=entered(old, chunk.actions, self._moved - entry))
+        self._entry, self._chunk, self._coming = entry, chunk, None
 
-    def _rest(self, tick: int) -> Float32[np.ndarray, "J A"]:
-        """What the present chunk has from a tick on."""
-        return np.empty((0, 0), np.float32) if self._chunk is None else self._chunk.actions[tick - self._asked :]
+    def _rest(self, moved: int) -> Float32[np.ndarray, "J A"]:
+        """What the present chunk has from a count of sent actions on."""
+        return np.empty((0, 0), np.float32) if self._chunk is None else self._chunk.actions[moved - self._entry :]
 
 
 def smoothness(

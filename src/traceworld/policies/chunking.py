@@ -1,7 +1,8 @@
 """Real-time chunking: a policy thinks while the robot moves, and chunks pass into each other (Black et al. 2025, arXiv 2506.07339).
 
-A chunk that was asked for at step s arrives d steps later. By then d of the old chunk's actions have been sent: they are
-committed, and the new chunk must agree with them, or the robot jumps. After them the old chunk is followed less and less, and
+A chunk that was asked for at step s arrives d steps later. By then d of the old chunk's actions have been sent (fewer, if it ran
+out and the robot stayed: what stayed took no action's place): they are committed, and the new chunk must agree with them, or the
+robot jumps. After them the old chunk is followed less and less, and
 past its end not at all (`soft_mask`, eq. 5 there).
 
 - Any policy: committed actions are kept, the next ones are a mixture of old and new by the mask (`merge`).
@@ -107,20 +108,41 @@ class SmoothChunks:
 
     def act(self, observation: RobotObservation) -> ActionChunk:
         """The next chunk; nothing of the last one is played any more."""
-        return self._entered(observation, self.policy.act(observation), 0)
+        begun, before = self._before or (0, None)
+        # Nothing was waited for, so as many actions are gone as steps.
+        left = None if before is None else before.actions[max(observation.step - begun, 0) :]
+        return self._entered(observation, self.policy.act(observation), left, 0)
 
     def act_after(self, observation: RobotObservation, committed: Float32[np.ndarray, "J A"]) -> ActionChunk:
         """The next chunk, of which the first J actions are those of the last one."""
         if isinstance(self.policy, InpaintingPolicy) and len(committed):
-            return self._entered(observation, self.policy.act_after(observation, committed), len(committed))
-        return self._entered(observation, self.policy.act(observation), len(committed))
-
-    def _entered(self, observation: RobotObservation, chunk: ActionChunk, delay: int) -> ActionChunk:
-        if self._before is not None and observation.step >= self._before[0]:
+            chunk = self.policy.act_after(observation, committed)
+        else:
+            chunk = self.policy.act(observation)
+        left = None
+        if self._before is not None and len(committed):
             begun, before = self._before
-            chunk = _with(chunk, entered(before.actions[observation.step - begun :], chunk.actions, delay))
+            left = from_committed(before.actions, committed, observation.step - begun)
+        return self._entered(observation, chunk, left, len(committed))
+
+    def _entered(
+        self, observation: RobotObservation, chunk: ActionChunk, left: Float32[np.ndarray, "M A"] | None, delay: int
+    ) -> ActionChunk:
+        if left is not None and self._before is not None and observation.step >= self._before[0]:
+            chunk = _with(chunk, entered(left, chunk.actions, delay))
         self._before = (observation.step, chunk)
         return chunk
+
+
+def from_committed(
+    actions: Float32[np.ndarray, "K A"], committed: Float32[np.ndarray, "J A"], most: int
+) -> Float32[np.ndarray, "M A"]:
+    """What a chunk has left, from the actions on that are committed: whoever plays it may have stayed meanwhile, so that
+    fewer than `most` are gone. Nothing, if they are not of this chunk."""
+    for gone in range(min(most, len(actions) - len(committed)), -1, -1):
+        if np.array_equal(actions[gone : gone + len(committed)], committed):
+            return actions[gone:]
+    return actions[:0]
 
 
 def entered(old: Float32[np.ndarray, "M A"], new: Float32[np.ndarray, "K A"], delay: int) -> Float32[np.ndarray, "K A"]:
@@ -244,8 +266,10 @@ class RealTimePolicy:
     def _forget(self) -> None:
         self._chunk: ActionChunk | None = None
         self._sent: np.ndarray | None = None
-        self._asked: int | None = None
-        self._begun = 0
+        self._asked: tuple[int, int] | None = None  # step and count of sent actions
+        self._begun = 0  # step of the observation behind the chunk in hand
+        self._moved = 0  # actions of chunks that were sent
+        self._entry = 0  # that count when the chunk in hand was asked for: where its first action belongs
         self._last = -1
         self.stayed = 0
         self.late = 0
@@ -272,9 +296,9 @@ class RealTimePolicy:
         if self._asked is None and (self._chunk is None or now - self._begun >= self.execute):
             self._ask(observation)
             self._receive(now)  # without latency it is there at once
-        age, chunk = now - self._begun, self._chunk
-        if chunk is not None and age < min(len(chunk.actions), self.max_stale):
-            action = chunk.actions[age]
+        left, chunk = self._left(self._moved), self._chunk
+        if chunk is not None and len(left) and now - self._begun < self.max_stale:
+            action, self._moved = left[0], self._moved + 1
         else:
             action, self.stayed = self.stay(self._sent), self.stayed + 1
         self._sent = action
@@ -284,10 +308,10 @@ class RealTimePolicy:
         return ActionChunk(action[None], chunk.prediction, timing, chunk.done)
 
     def _ask(self, observation: RobotObservation) -> None:
-        self._asked = observation.step
+        self._asked = (observation.step, self._moved)
         policy = self.policy
         # As many as will be sent before the answer comes, going by the slowest of the last ones.
-        committed = self._left(observation.step)[: max(self.delays, default=0)]
+        committed = self._left(self._moved)[: max(self.delays, default=0)]
         if isinstance(policy, InpaintingPolicy) and len(committed):
             call = partial(policy.act_after, observation, committed)
         else:
@@ -302,16 +326,16 @@ class RealTimePolicy:
         if chunk is None:
             self._asked = asked
             return
-        delay = now - asked
-        self.delays.append(delay)
-        if delay >= min(len(chunk.actions), self.max_stale):
+        step, entry = asked
+        self.delays.append(now - step)
+        if self._moved - entry >= len(chunk.actions) or now - step >= self.max_stale:
             self.late += 1
             return
-        self._chunk = _with(chunk, entered(self._left(asked), chunk.actions, delay))
-        self._begun = asked
+        self._chunk = _with(chunk, entered(self._left(entry), chunk.actions, self._moved - entry))
+        self._begun, self._entry = step, entry
 
-    def _left(self, step: int) -> Float32[np.ndarray, "M A"]:
-        """What the chunk in hand has from `step` on."""
+    def _left(self, moved: int) -> Float32[np.ndarray, "M A"]:
+        """What the chunk in hand has from a count of sent actions on."""
         if self._chunk is None:
             return np.zeros((0, self.spec.dim), np.float32)
-        return self._chunk.actions[max(step - self._begun, 0) :]
+        return self._chunk.actions[moved - self._entry :]

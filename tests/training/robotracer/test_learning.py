@@ -1,6 +1,7 @@
 """That it learns (slow): the scale error of held-out scenes falls in fine-tuning, the reward of held-out scenes rises in
 reinforcement. With TRACEWORLD_CURVES=FOLDER the curves are kept there as JSON."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -13,7 +14,9 @@ import torch
 pytest.importorskip("trl", reason="the robotracer extra is not installed; `make test-robotracer`")
 
 import robotracer_toys as toys
+import short_toys
 
+from traceworld.models.robotracer.nano_words import coarse
 from traceworld.training.robotracer.examples import Examples
 from traceworld.training.robotracer.records import read_records
 from traceworld.training.robotracer.rewards import WEIGHTS, RewardConfig, reward
@@ -23,7 +26,7 @@ from traceworld.training.robotracer.sft import train_sft
 from traceworld.training.robotracer.stages import SftConfig
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
-ANSWER_LENGTH = 90
+ANSWER_LENGTH = 48
 
 
 @pytest.fixture(scope="module")
@@ -90,26 +93,35 @@ def test_the_scale_error_of_held_out_scenes_falls(scenes, tmp_path):
     assert curves["scale_loss"][-1] < curves["scale_loss"][0] / 3
 
 
+def short_answers(records, count):
+    """The first records with answers rounded to what has a token."""
+    return [
+        dataclasses.replace(record, turns=tuple((asked, coarse(answer)) for asked, answer in record.turns))
+        for record in records[:count]
+    ]
+
+
 def test_the_reward_of_held_out_scenes_rises(scenes, tmp_path):
-    train, held = scenes
-    rises, kept = [], []
+    """Fine-tuning is stopped while many answers still have the wrong form: reinforcement is to teach form and points from
+    rewards alone."""
+    train, held = (short_answers(records, count) for records, count in zip(scenes, (200, 32), strict=True))
+    kept = []
     for seed in range(3):
-        model, processor = toys.make(seed=seed)
-        brief = SftConfig("enhancement", lr=3e-3, batch=8, max_steps=260, save_every=260, seed=seed)
+        model, processor = short_toys.make(seed=seed)
+        brief = SftConfig("enhancement", lr=3e-3, batch=8, max_steps=160, save_every=160, seed=seed)
         train_sft(model, processor, Examples(train, seed=seed), brief, tmp_path / f"sft{seed}")
         before = mean_reward(model, processor, held)
         config = RftConfig(
             batch=64,
-            max_steps=45,
-            lr=1e-3,
+            max_steps=60,
+            lr=3e-4,
             max_new_tokens=ANSWER_LENGTH,
-            save_every=45,
+            save_every=60,
             seed=seed,
             schedule="constant",
         )
         train_rft(model, processor, Examples(train, seed=seed), config, tmp_path / f"rft{seed}")
         after = mean_reward(model, processor, held)
-        rises.append(after / before - 1)
         names = (
             "reward",
             "kl",
@@ -117,4 +129,5 @@ def test_the_reward_of_held_out_scenes_rises(scenes, tmp_path):
         )
         kept.append({"seed": seed, "before": before, "after": after, **log_of(tmp_path / f"rft{seed}", *names)})
     keep(tmp_path, "rft_reward", kept)
-    assert np.mean(rises) >= 0.3, rises
+    rises = [found["after"] / found["before"] - 1 for found in kept]
+    assert min(rises) >= 0.3, rises
