@@ -54,12 +54,10 @@ def test_asking_earlier_throws_the_rest_of_a_chunk_away():
 
 def test_a_chunk_shorter_than_the_latency_makes_the_robot_stop_and_go():
     sent, played, _ = _play(Counting(2), 11, latency_steps=3)
-    assert sent == [WAIT, WAIT, WAIT, [0, 0], [0, 1], WAIT, WAIT, [4, 1], WAIT, WAIT, [7, 1]]
+    assert sent == [WAIT] * 3 + [[0, 0], [0, 1]] + [WAIT] * 3 + [[5, 0], [5, 1]] + [WAIT]
     assert played.waits == 7
-    whole, _, _ = _play(
-        Counting(2), 11, latency_steps=3, execute=2
-    )  # asked when nothing is left: each chunk is played whole
-    assert whole == [WAIT] * 3 + [[0, 0], [0, 1]] + [WAIT] * 3 + [[5, 0], [5, 1]] + [WAIT]
+    early, _, _ = _play(Counting(2), 11, latency_steps=3, execute=1)  # asked in the middle: half is over when it comes
+    assert early == [WAIT, WAIT, WAIT, [0, 0], [0, 1], WAIT, WAIT, [4, 1], WAIT, WAIT, [7, 1]]
 
 
 def test_asking_again_in_the_very_tick_of_an_answer():

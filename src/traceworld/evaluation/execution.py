@@ -44,7 +44,7 @@ class ChunkPlayer:
 
     Args:
         execute: ask for the next chunk when so many actions of one have been played; None: as late as can be without having to
-            wait (the whole chunk, less what is played during inference).
+            wait (the whole chunk, less what is played during inference); the whole chunk, if inference takes longer than it.
         latency_steps: ticks from the question to the answer.
         blend: mix a new chunk with what is left of the old one, as `policies.chunking.SmoothChunks` does.
 
@@ -75,7 +75,9 @@ class ChunkPlayer:
         if self._chunk is None:
             return True
         length = len(self._chunk.actions)
-        wanted = max(1, length - self._latency) if self._execute is None else self._execute
+        wanted = self._execute
+        if wanted is None:  # where waiting cannot be helped, each chunk is played whole
+            wanted = length - self._latency if self._latency < length else length
         return self._moved - self._entry >= min(wanted, length)
 
     def committed(self) -> Float32[np.ndarray, "J A"]:
