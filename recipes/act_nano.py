@@ -3,7 +3,7 @@
     python recipes/act_nano.py --out runs/act-mt10 --section policies-mt10          # everything; run it again to go on
     python recipes/act_nano.py --out runs/act-mt10-few --demos 5 --every 1 --steps 2500 --section policies-mt10-few --no-install
     python recipes/act_nano.py --out runs/act-mt10-few-paper --demos 5 --every 1 --steps 2500 --scene none --policies act-nano without-trace --section policies-mt10-few-paper --no-install
-    python recipes/act_nano.py --out runs/act-mt50 --suite mt50 --steps 50000 --device cuda --section policies-mt50 --no-install
+    python recipes/act_nano.py --out runs/act-mt50 --suite mt50 --demos 25 --steps 11000 --episodes 10 --policies act-nano --section policies-mt50 --name act-nano-mt50
 
 Four policies learn from the same demonstrations for as many steps: with traces, its twin of the same size without the trace
 expert (`--policies without-injection`: without the injection as well, as in the paper), and heads of the kinds of Diffusion Policy
@@ -40,7 +40,7 @@ from traceworld.sim.suites import SUITES, metaworld_tasks
 from traceworld.training import TrainConfig
 from traceworld.training.policies import PolicyTraining, train_policy
 
-SHIPPED = Path(traceworld.__file__).parent / "policies" / "weights" / "act-nano"
+SHIPPED = Path(traceworld.__file__).parent / "policies" / "weights"
 Contender = Literal["act-nano", "without-trace", "without-injection", "untrained-mu0", "diffusion", "act"]
 CONTENDERS: dict[Contender, tuple[str, TraceUse | None]] = {
     "act-nano": ("nano", "expert"),
@@ -61,6 +61,7 @@ _FREE = (
     "videos",
     "section",
     "results",
+    "name",
 )
 
 
@@ -81,7 +82,7 @@ class Recipe:
         videos: film the first so many episodes of each task.
         section: of docs/results.md, written when all policies of the first suite have played; None: none.
         results: that document.
-        install: put act-nano into the package.
+        install: put act-nano into the package. name: what it is called there.
     """
 
     out: Path
@@ -113,6 +114,7 @@ class Recipe:
     section: Section | None = None
     results: Path = DOCUMENT
     install: bool = True
+    name: Literal["act-nano", "act-nano-mt50"] = "act-nano"
 
 
 def main(recipe: Recipe) -> dict[str, Any]:
@@ -138,17 +140,18 @@ def main(recipe: Recipe) -> dict[str, Any]:
         write(packed / "result.json", json.dumps(figures(recipe, reports), indent=1, sort_keys=True) + "\n")
         write(packed / "README.md", card(recipe, figures(recipe, reports)))
         if recipe.install:
-            install(packed)
+            install(packed, recipe.name)
     if recipe.section is not None:
         publish(recipe.results, recipe.section, compared(recipe, demonstrations, reports))
     return reports
 
 
-def install(packed: Path) -> None:
+def install(packed: Path, name: str) -> None:
     """Put the policy into the package, readable by all."""
-    shutil.rmtree(SHIPPED, ignore_errors=True)
-    shutil.copytree(packed, SHIPPED)
-    readable(SHIPPED)
+    place = SHIPPED / name
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(packed, place)
+    readable(place)
 
 
 def compared(recipe: Recipe, demonstrations: StoredDemonstrations, reports: dict[str, Any]) -> str:
@@ -245,7 +248,9 @@ def figures(recipe: Recipe, reports: dict[str, Any]) -> dict[str, Any]:
     options = json.loads(json.dumps(asdict(recipe), default=str))
     return {
         "result": reports,
-        "options": {name: value for name, value in options.items() if name not in ("results", "section", "install")},
+        "options": {
+            name: value for name, value in options.items() if name not in ("results", "section", "install", "name")
+        },
         "cost_minutes": minutes_of(recipe.out),
         "machine": machine(recipe.threads),
     }
@@ -254,7 +259,7 @@ def figures(recipe: Recipe, reports: dict[str, Any]) -> dict[str, Any]:
 def card(recipe: Recipe, found: dict[str, Any]) -> str:
     """The model card, from measured figures only."""
     lines = [
-        "# act-nano",
+        f"# {recipe.name}",
         "",
         f"A policy on the frozen `{recipe.mu0}` (arXiv 2606.13769 §3.4, App. B.4), trained on {recipe.demos} scripted",
         f"demonstrations per task of {', '.join(recipe.suite)} (noise on the motion {recipe.noise:g}, the expert's own action as "

@@ -14,16 +14,18 @@ from traceworld.policies.registry import WEIGHTS, load_policy
 from traceworld.sim.control import METAWORLD_SPEC, MetaworldEnv, test_seed
 from traceworld.traces.robot import RobotObservation
 
-FOLDER = WEIGHTS / "act-nano"
+FOLDERS = {"act-nano": ("mt10", 200, 0.8), "act-nano-mt50": ("mt50", 500, 0.573)}
+"""Name → suite, episodes that were played of it, and the share that had to succeed."""
 
 
-@pytest.fixture(scope="module")
-def policy():
-    return load_policy("act-nano")
+@pytest.fixture(scope="module", params=FOLDERS)
+def policy(request):
+    return load_policy(request.param)
 
 
-def test_it_fits_the_package_and_was_made_elsewhere():
-    files = [file for file in FOLDER.rglob("*") if file.is_file()]
+@pytest.mark.parametrize("name", FOLDERS)
+def test_it_fits_the_package_and_was_made_elsewhere(name):
+    files = [file for file in (WEIGHTS / name).rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= 25_000_000
     for file in files:
         if file.suffix in (".json", ".md"):
@@ -39,12 +41,16 @@ def test_its_mu0_is_the_shipped_one_and_frozen(policy):
     assert all(torch.equal(shipped[name], inside[name]) for name in shipped)
 
 
-def test_the_card_says_what_was_measured():
-    result = json.loads((FOLDER / "result.json").read_text())
-    rate = result["result"]["act-nano"]["mt10"]["overall"]
-    assert rate["episodes"] == 200
-    assert f"{100 * rate['rate']:.1f} %" in (FOLDER / "README.md").read_text()
-    assert rate["rate"] >= 0.8
+@pytest.mark.parametrize("name", FOLDERS)
+def test_the_card_says_what_was_measured(name):
+    suite, episodes, wanted = FOLDERS[name]
+    result = json.loads((WEIGHTS / name / "result.json").read_text())
+    rate = result["result"]["act-nano"][suite]["overall"]
+    assert rate["episodes"] == episodes
+    card = (WEIGHTS / name / "README.md").read_text()
+    assert card.startswith(f"# {name}\n")
+    assert f"{100 * rate['rate']:.1f} %" in card
+    assert rate["rate"] >= wanted
 
 
 def test_actions_are_the_robots_and_follow_from_the_seed(policy):

@@ -58,7 +58,7 @@ def test_an_untrained_mu0_differs_in_its_weights_alone(recipe, tmp_path):
 @pytest.mark.slow
 @pytest.mark.render
 def test_the_whole_recipe_on_one_task(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe, "SHIPPED", tmp_path / "package" / "act-nano")
+    monkeypatch.setattr(recipe, "SHIPPED", tmp_path / "package")
     options = recipe.Recipe(
         out=tmp_path / "run",
         suite=("reach",),

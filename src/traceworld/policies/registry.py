@@ -12,7 +12,7 @@ from traceworld.policies.policy import Policy
 ENTRY_POINT_GROUP = "traceworld.policies"
 WEIGHTS = Path(__file__).parent / "weights"
 
-SHIPPED = ("act-nano",)
+SHIPPED = ("act-nano", "act-nano-mt50")
 FOLLOW, SPATIAL = "follow", "spatial"
 
 
