@@ -28,7 +28,7 @@ from traceworld.training.robotracer.stages import SCALE_LOSS_WEIGHT, SftConfig
 ALIGNED = 0.1
 """Part of a run's steps in the first stage, in which the spatial encoder learns beside the base that can point."""
 QUESTIONS_POINTED = 4
-"""Questions about each picture while the base learns to point: reading them costs more than seeing the picture."""
+"""Questions about each picture while the base learns to point: few, for more pictures in a step."""
 DROP = {"intrinsics": 0.3, "depth_m": 0.3, "poses": 1.0}
 """How often each input is left out, so that any subset works later. The benchmark gives no pose."""
 SETTINGS: dict[str, tuple[RoboTracerConfig, float]] = {

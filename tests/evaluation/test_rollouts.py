@@ -137,6 +137,16 @@ def test_a_folder_of_other_settings_is_refused(tmp_path, other):
         evaluate_policy(Seeing(), RolloutConfig(**({"env": POINT, "episodes": 1} | other)), tmp_path)
 
 
+def test_late_episodes_that_were_played_by_another_rule_are_another_run(tmp_path):
+    late = RolloutConfig(POINT, episodes=1, latency_ms=50.0)
+    evaluate_policy(Seeing(), late, tmp_path)
+    evaluate_policy(Seeing(), late, tmp_path)
+    file = tmp_path / "run.json"
+    file.write_text(file.read_text().replace("chunks enter behind what was played", "chunks enter where the clock is"))
+    with pytest.raises(ConfigError, match="latency_rule"):
+        evaluate_policy(Seeing(), late, tmp_path)
+
+
 def test_another_policy_is_another_run(tmp_path):
     evaluate_policy(Seeing(), RolloutConfig(POINT, episodes=1), tmp_path)
     with pytest.raises(ConfigError, match="policy = seeing, not rightward"):

@@ -216,6 +216,10 @@ def _jobs(suite: Suite, config: RolloutConfig, done: set[tuple[str, int]], batch
 def _settings(name: str, config: RolloutConfig, suite: Suite) -> dict[str, Any]:
     """What decides the episodes; more of them, or films of them, are no other run."""
     found = {key: value for key, value in asdict(config).items() if key not in ("episodes", "videos")}
+    if config.latency_ms:
+        found["latency_rule"] = (
+            "chunks enter behind what was played"  # episodes that were played otherwise are another run
+        )
     return found | {"policy": name, "execute": suite.execute if config.execute is None else config.execute}
 
 

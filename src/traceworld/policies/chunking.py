@@ -108,9 +108,10 @@ class SmoothChunks:
 
     def act(self, observation: RobotObservation) -> ActionChunk:
         """The next chunk; nothing of the last one is played any more."""
-        begun, before = self._before or (0, None)
-        # Nothing was waited for, so as many actions are gone as steps.
-        left = None if before is None else before.actions[max(observation.step - begun, 0) :]
+        left = None
+        if self._before is not None:  # nothing was waited for, so as many actions are gone as steps
+            begun, before = self._before
+            left = before.actions[max(observation.step - begun, 0) :]
         return self._entered(observation, self.policy.act(observation), left, 0)
 
     def act_after(self, observation: RobotObservation, committed: Float32[np.ndarray, "J A"]) -> ActionChunk:
@@ -154,7 +155,6 @@ def _with(chunk: ActionChunk, actions: Float32[np.ndarray, "K A"]) -> ActionChun
     return ActionChunk(actions, chunk.prediction, chunk.timing, chunk.done)
 
 
-@runtime_checkable
 @runtime_checkable
 class Inference(Protocol):
     """Where a policy thinks while the robot moves. One call at a time; the time is the robot's, in seconds."""
@@ -331,7 +331,9 @@ class RealTimePolicy:
         if self._moved - entry >= len(chunk.actions) or now - step >= self.max_stale:
             self.late += 1
             return
-        self._chunk = _with(chunk, entered(self._left(entry), chunk.actions, self._moved - entry))
+        # A chunk that is itself too old is not mixed in, or its actions would be played after all.
+        old = self._left(entry)[: 0 if now - self._begun >= self.max_stale else None]
+        self._chunk = _with(chunk, entered(old, chunk.actions, self._moved - entry))
         self._begun, self._entry = step, entry
 
     def _left(self, moved: int) -> Float32[np.ndarray, "M A"]:

@@ -2,9 +2,8 @@
 
 A question is read without its picture; its state where the answer would begin asks the cells of the picture, which were not told
 the question, for two points of the answer: the first and the last. Learned are the cell that holds each (cross-entropy over all
-cells), where in the cell it is, and its depth. One pass over a picture serves all its questions and no answer is spelled, so a
-question costs a tenth of what next-token prediction takes for it, and what is learned is what that needs: picture, projector and
-words that find each other.
+cells), where in the cell it is, and its depth. One pass over a picture serves all its questions and no answer is spelled. What is
+learned is what next-token prediction needs: picture, projector and words that find each other.
 """
 
 from __future__ import annotations
@@ -21,13 +20,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from traceworld.errors import ConfigError, DatasetError, NonFiniteLossError
+from traceworld.errors import ConfigError, DatasetError
 from traceworld.extras import require
 from traceworld.models.robotracer.checkpoint import save_robotracer
 from traceworld.models.robotracer.model import RoboTracer
 from traceworld.models.robotracer.processor import Example, RoboTracerProcessor
 from traceworld.tracespatial.answers import parse_trace
 from traceworld.training.robotracer.examples import Examples
+from traceworld.training.robotracer.loss_parts import LossParts
 from traceworld.training.robotracer.optimiser import MuonWithAdamW
 from traceworld.training.robotracer.run_folder import RESULT_FOLDER, epoch_callback, log_callback, start_or_continue
 from traceworld.training.robotracer.sft import plain_attention, trainer_options
@@ -108,18 +108,8 @@ class Pointing(nn.Module):
             error_uv = (self._points(scores, asked, cells)[..., :2] - uv).norm(dim=-1).mean()
         return PointingLoss(cell, offset, depth, error_uv)
 
-    @torch.no_grad()
-    def point(
-        self,
-        pixel_values: Float[Tensor, "B 3 H W"],
-        question_ids: Int[Tensor, "N L"],
-        question_mask: Int[Tensor, "N L"],
-        picture: Int[Tensor, " N"],
-    ) -> Float[Tensor, "N R 3"]:
-        """First and last point of each answer: u, v in [0,1] and metres, read in the likeliest cell."""
-        return self._points(*self._find(pixel_values, question_ids, question_mask, picture))
-
     def _points(self, scores: Tensor, asked: Tensor, cells: Tensor) -> Float[Tensor, "N R 3"]:
+        """First and last point of each answer: u, v in [0,1] and metres, read in the likeliest cell."""
         side, best = math.isqrt(scores.shape[-1]), scores.argmax(-1)
         found = self._read(asked, cells, best)
         corner = torch.stack([best % side, best // side], dim=-1)
@@ -217,7 +207,7 @@ def train_pointing(
     transformers = require("transformers")
     loop = config.loop()
     start_or_continue(out, {"method": "pointing", **loop.to_json()})
-    tracer.trainable("enhancement")
+    tracer.trainable("enhancement")  # in float32, and a checkpoint will hold the base; of it the base alone learns here
     tracer.requires_grad_(False)
     tracer.vlm.requires_grad_(True)
     with torch.random.fork_rng([]):
@@ -243,13 +233,8 @@ def _trainer_class() -> Any:
     """Made when it is needed: transformers is optional."""
     transformers = require("transformers")
 
-    class PointingTrainer(TrainedWeights, transformers.Trainer):
-        model_accepts_loss_kwargs = False
+    class PointingTrainer(LossParts, TrainedWeights, transformers.Trainer):
         optimizer: Any
-
-        def __init__(self, *args: Any, **kwargs: Any):
-            super().__init__(*args, **kwargs)
-            self._parts: dict[str, list[float]] = {name: [] for name in PointingLoss._fields}
 
         def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
             if self.optimizer is None:
@@ -260,21 +245,7 @@ def _trainer_class() -> Any:
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
             found: PointingLoss = model(**inputs)
-            if not torch.isfinite(found.total):
-                raise NonFiniteLossError(
-                    f"loss is {float(found.total)}",
-                    where=f"step {self.state.global_step + 1}",
-                    mend="lower the learning rate, or look at the data of this step",
-                )
-            for name, value in found._asdict().items():
-                self._parts[name].append(float(value.detach()))
+            self.note(found.total, **found._asdict())
             return (found.total, found) if return_outputs else found.total
-
-        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-            if "loss" in logs:
-                for name, values in self._parts.items():
-                    logs[name] = sum(values) / len(values)
-                    values.clear()
-            super().log(logs, start_time)
 
     return PointingTrainer

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from traceworld.errors import NonFiniteLossError
 from traceworld.extras import require
 from traceworld.models.robotracer.checkpoint import save_robotracer
 from traceworld.models.robotracer.model import RoboTracer
 from traceworld.models.robotracer.processor import RoboTracerProcessor
 from traceworld.training.robotracer.examples import Examples
 from traceworld.training.robotracer.learner import Learner
+from traceworld.training.robotracer.loss_parts import LossParts
 from traceworld.training.robotracer.optimiser import MuonWithAdamW
 from traceworld.training.robotracer.run_folder import RESULT_FOLDER, epoch_callback, log_callback, start_or_continue
 from traceworld.training.robotracer.stages import SftConfig
@@ -155,14 +155,13 @@ def _trainer_class() -> Any:
     """Made when it is needed: transformers is optional."""
     transformers = require("transformers")
 
-    class SftTrainer(TrainedWeights, transformers.Trainer):
+    class SftTrainer(LossParts, TrainedWeights, transformers.Trainer):
         loss_is_scaled_for_ga = False  # ours is the mean of a batch
         optimizer: Any
 
         def __init__(self, *args: Any, scale_weight: float, muon: bool, **kwargs: Any):
             super().__init__(*args, **kwargs)
             self.scale_weight, self.muon = scale_weight, muon
-            self._parts: dict[str, list[float]] = {"ntp_loss": [], "scale_loss": []}
 
         def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
             if self.optimizer is None and self.muon:
@@ -173,25 +172,11 @@ def _trainer_class() -> Any:
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
             output = model(**inputs)
-            loss = output.ntp_loss
-            self._parts["ntp_loss"].append(float(output.ntp_loss.detach()))
+            loss, parts = output.ntp_loss, {"ntp_loss": output.ntp_loss}
             if bool(torch.isfinite(inputs["scale_target"]).any()):
                 loss = loss + self.scale_weight * output.scale_loss
-                self._parts["scale_loss"].append(float(output.scale_loss.detach()))
-            if not torch.isfinite(loss):
-                raise NonFiniteLossError(
-                    f"loss is {float(loss)}",
-                    where=f"step {self.state.global_step + 1}",
-                    mend="lower the learning rate, or look at the data of this step",
-                )
+                parts["scale_loss"] = output.scale_loss
+            self.note(loss, **parts)
             return (loss, output) if return_outputs else loss
-
-        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-            if "loss" in logs:
-                for name, values in self._parts.items():
-                    if values:
-                        logs[name] = sum(values) / len(values)
-                        values.clear()
-            super().log(logs, start_time)
 
     return SftTrainer
