@@ -29,6 +29,7 @@ from rollout_table import Section, section
 from stages import keep_options, machine, minutes_of, readable, stage, write
 
 import traceworld
+from traceworld.errors import ConfigError
 from traceworld.evaluation.rollout_report import rollout_tables, write_results
 from traceworld.evaluation.rollouts import RolloutConfig, evaluate_policy
 from traceworld.models.checkpoint import save_checkpoint
@@ -50,6 +51,8 @@ CONTENDERS: dict[Contender, tuple[str, TraceUse | None]] = {
     "diffusion": ("nano-diffusion", None),
     "act": ("nano-act", None),
 }
+MADE_FOR: dict[str, tuple[tuple[str, ...], int]] = {"act-nano": (("mt10",), 50), "act-nano-mt50": (("mt50",), 25)}
+"""Suite and demonstrations per task of what is shipped under each name."""
 _FREE = (
     "install",
     "device",
@@ -115,6 +118,15 @@ class Recipe:
     results: Path = DOCUMENT
     install: bool = True
     name: Literal["act-nano", "act-nano-mt50"] = "act-nano"
+
+    def __post_init__(self):
+        suite, demos = MADE_FOR[self.name]
+        if self.install and (self.suite, self.demos) != (suite, demos):
+            raise ConfigError(
+                f"the package has {self.name} from {demos} demonstrations per task of {', '.join(suite)}",
+                where=f"suite {', '.join(self.suite)}, demos {self.demos}",
+                mend="add --no-install, or --name of what it is",
+            )
 
 
 def main(recipe: Recipe) -> dict[str, Any]:
@@ -269,15 +281,17 @@ def card(recipe: Recipe, found: dict[str, Any]) -> str:
         f"{recipe.episodes} episodes per task on unseen seeds, {recipe.execute} of {recipe.chunk} actions played; "
         "95 % Wilson intervals over all episodes.",
         "",
-        "| policy | suite | success | 95 % | ms per chunk |",
-        "|---|---|---|---|---|",
+        "| policy | suite | success | 95 % | mean over groups | ms per chunk |",
+        "|---|---|---|---|---|---|",
     ]
     for name, reports in found["result"].items():
         for env, report in reports.items():
             overall, (low, high) = report["overall"], report["overall"]["interval95"]
+            by_group = overall["mean_over_groups"]
+            groups = "–" if by_group is None else f"{100 * by_group:.1f} %"
             lines.append(
                 f"| {name} | {env} | {100 * overall['rate']:.1f} % | {100 * low:.1f}–{100 * high:.1f} "
-                f"| {report['timing']['act_ms']:.0f} |"
+                f"| {groups} | {report['timing']['act_ms']:.0f} |"
             )
     cost = ", ".join(f"{name} {minutes:.0f}" for name, minutes in found["cost_minutes"].items())
     limits = "Limits: one simulated robot and table, fixed cameras, one sentence per task."

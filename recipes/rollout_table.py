@@ -19,7 +19,7 @@ import tyro
 from results import DOCUMENT, command, markdown_table, publish
 
 from traceworld.errors import ConfigError, DatasetError
-from traceworld.evaluation.rollout_report import PUBLISHED_MT50, RESULTS_FILE
+from traceworld.evaluation.rollout_report import PUBLISHED_MT50, RESULTS_FILE, published_mean
 
 Section = Literal[
     "policies-mt10", "policies-mt10-few", "policies-mt10-few-paper", "policies-mt50", "follower", "latency"
@@ -120,7 +120,7 @@ def groups_table(reports: Mapping[str, Mapping[str, Any]]) -> str:
         )
     for name, published in PUBLISHED_MT50.items():
         values = [published[group] for group in GROUPS]
-        rows.append([f"{name} (published)", *(f"{v:.1f}" for v in values), f"{sum(values) / len(values):.1f}", ""])
+        rows.append([f"{name} (published)", *(f"{v:.1f}" for v in values), published_mean(published), ""])
     return markdown_table(["policy", *GROUPS, "mean over groups", "all episodes [95 %]"], rows)
 
 

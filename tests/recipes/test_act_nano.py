@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from traceworld.errors import ConfigError
 from traceworld.policies.action_expert.checkpoint import load_mu0
 from traceworld.policies.registry import load_policy
 
@@ -24,17 +25,26 @@ def recipe(monkeypatch):
     return module
 
 
-def report(rate):
-    return {"overall": {"rate": rate, "interval95": [rate - 0.1, rate + 0.1]}, "timing": {"act_ms": 40.0}}
+def report(rate, by_group=None):
+    overall = {"rate": rate, "interval95": [rate - 0.1, rate + 0.1], "mean_over_groups": by_group}
+    return {"overall": overall, "timing": {"act_ms": 40.0}}
 
 
 def test_the_card_says_what_was_measured(recipe, tmp_path):
     options = recipe.Recipe(out=tmp_path, steps=100)
-    results = {"act-nano": {"mt10": report(0.8)}, "without-trace": {"mt10": report(0.5)}}
+    results = {"act-nano": {"mt10": report(0.8, 0.75)}, "without-trace": {"mt10": report(0.5)}}
     text = recipe.card(options, recipe.figures(options, results))
-    assert "| act-nano | mt10 | 80.0 % | 70.0–90.0 | 40 |" in text
-    assert "| without-trace | mt10 | 50.0 %" in text
+    assert "| act-nano | mt10 | 80.0 % | 70.0–90.0 | 75.0 % | 40 |" in text
+    assert "| without-trace | mt10 | 50.0 % | 40.0–60.0 | – | 40 |" in text
     assert "100 steps of 32" in text
+
+
+@pytest.mark.parametrize("other", [{"suite": ("mt50",)}, {"demos": 5}, {"name": "act-nano-mt50"}])
+def test_what_is_shipped_is_not_overwritten_by_something_else(recipe, tmp_path, other):
+    with pytest.raises(ConfigError, match="--no-install"):
+        recipe.Recipe(out=tmp_path, **other)
+    assert recipe.Recipe(out=tmp_path, install=False, **other).install is False
+    recipe.Recipe(out=tmp_path, suite=("mt50",), demos=25, name="act-nano-mt50")
 
 
 def test_the_twin_differs_in_the_traces_only(recipe):
@@ -59,6 +69,7 @@ def test_an_untrained_mu0_differs_in_its_weights_alone(recipe, tmp_path):
 @pytest.mark.render
 def test_the_whole_recipe_on_one_task(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(recipe, "SHIPPED", tmp_path / "package")
+    monkeypatch.setitem(recipe.MADE_FOR, "act-nano", (("reach",), 2))
     options = recipe.Recipe(
         out=tmp_path / "run",
         suite=("reach",),
