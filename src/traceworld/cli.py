@@ -20,7 +20,7 @@ from traceworld.commands.house import Demo, Doctor
 from traceworld.commands.jobs import Jobs
 from traceworld.commands.models import Convert, Predict, Train
 from traceworld.commands.recaption import Recaption
-from traceworld.commands.robotracer import TrainRoboTracerRft, TrainRoboTracerSft
+from traceworld.commands.robotracer import Ask, TrainRoboTracerRft, TrainRoboTracerSft
 from traceworld.commands.robots import Rollout, TrainPolicy
 from traceworld.commands.serving import Serve
 from traceworld.commands.simulation import Sim
@@ -41,6 +41,7 @@ Command = (
     | Annotated[TrainRoboTracerSft, subcommand("train-robotracer-sft", prefix_name=False)]
     | Annotated[TrainRoboTracerRft, subcommand("train-robotracer-rft", prefix_name=False)]
     | Annotated[Predict, subcommand("predict", prefix_name=False)]
+    | Annotated[Ask, subcommand("ask", prefix_name=False)]
     | Annotated[Eval, subcommand("eval", prefix_name=False)]
     | Annotated[Rollout, subcommand("rollout", prefix_name=False)]
     | Annotated[Serve, subcommand("serve", prefix_name=False)]

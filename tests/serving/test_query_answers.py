@@ -1,12 +1,21 @@
 """Traces in words: the farthest mover, in thousandths and metres, read back by the strict parser."""
 
+import typing
+
 import numpy as np
 import pytest
 from query_toys import Slide, Speaker
 
 from traceworld.geometry.cameras import px_to_uv
 from traceworld.models.baselines import NothingMoves
-from traceworld.serving.query_answers import GRID, WAYPOINTS, answer_one_by_one, answers_of, trace_in_words
+from traceworld.serving.query_answers import (
+    GRID,
+    WAYPOINTS,
+    answer_one_by_one,
+    answers_of,
+    in_its_words,
+    trace_in_words,
+)
 from traceworld.serving.query_schema import Query
 from traceworld.tracespatial.answers import parse_trace, to_pixels
 
@@ -85,3 +94,24 @@ def test_a_predictor_that_speaks_is_asked_for_words():
     assert (seen["text"], seen["seed"]) == ("Is it red?", 4)
     assert seen["K"] is K
     assert seen["depth_m"] is DEPTH
+
+
+class Trained(Speaker):
+    """Speaks, and was trained on words of its own."""
+
+    trace_prompts: typing.ClassVar = {"3D": "3D trace: {task}.", "2D": "2D trace: {task}."}
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        (ASK_3D, "3D trace: open the drawer."),
+        (ASK_2D, "2D trace: open the drawer."),
+        ('Where is the trace in "open the drawer."?', "2D trace: open the drawer."),
+        ('How many words has "open the drawer"?', 'How many words has "open the drawer"?'),
+        ("3D trace: open the drawer.", "3D trace: open the drawer."),
+    ],
+)
+def test_a_trace_is_asked_for_in_the_words_a_model_knows(text, asked):
+    assert in_its_words(Trained(), text) == asked
+    assert in_its_words(Speaker(), text) == text

@@ -1,4 +1,4 @@
-"""train robotracer-sft and train robotracer-rft: RoboTracer's fine-tuning in two stages, and its reinforcement."""
+"""ask; train robotracer-sft and train robotracer-rft: what RoboTracer says, its fine-tuning in two stages, its reinforcement."""
 
 from __future__ import annotations
 
@@ -13,6 +13,43 @@ from traceworld.commands.printing import emit, tree
 if TYPE_CHECKING:
     from traceworld.training.robotracer.rft_config import RftConfig
     from traceworld.training.robotracer.stages import SftConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Ask:
+    """Ask a RoboTracer where a thing is to go: the trace of an instruction, in pixels and metres."""
+
+    image: Positional[Path]
+    """A picture, or an RGB-D folder (its first frame, with its depth and intrinsics)."""
+    text: Positional[str]
+    """What is to happen, e.g. 'Put the red bottle on top of the orange box.'"""
+    model: str = "robotracer-nano"
+    """A model's name or a checkpoint folder."""
+    form: Literal["3D", "2D", "raw"] = "3D"
+    """3D: a trace with metres. 2D: one in the picture. raw: TEXT is the whole question, in the words the model knows."""
+    intrinsics: tuple[float, float, float, float] | None = None
+    """fx fy cx cy of the picture, px."""
+    depth: Path | None = None
+    """Depth map of the picture: 16-bit PNG, TIFF or NPY."""
+    out: Path | None = None
+    """Also write the picture with the trace drawn in (PNG)."""
+    json: bool = False
+    """Print the answer as JSON."""
+
+    def run(self) -> int:
+        from traceworld.viewer.asking import ask_about_picture
+
+        result = ask_about_picture(
+            self.image,
+            self.text,
+            model=self.model,
+            form=self.form,
+            intrinsics=self.intrinsics,
+            depth=self.depth,
+            out=self.out,
+        )
+        emit(result, self.json, None if self.json else tree(str(self.image), result))
+        return 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,7 @@ PUBLISHED_MT50: dict[str, dict[str, float]] = {
 
 def published_mean(rates: Mapping[str, float]) -> str:
     """That last column, from the other four, with halves rounded up as there."""
-    mean = sum(Decimal(str(rate)) for rate in rates.values()) / len(rates)
+    mean = sum((Decimal(str(rate)) for rate in rates.values()), Decimal(0)) / len(rates)
     return str(mean.quantize(Decimal("0.1"), ROUND_HALF_UP))
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from traceworld.geometry.cameras import uv_to_px
 from traceworld.models.baselines.anchors import anchor_uvz
 from traceworld.models.predictor import TracePredictor
+from traceworld.models.words import PUBLISHED, TASK, trace_prompt
 from traceworld.serving.query_schema import Query
 from traceworld.traces.types import Observation
 from traceworld.tracespatial.answers import format_trace, to_thousandths
@@ -24,6 +25,7 @@ WAYPOINTS = 8
 
 _TASK = re.compile(r'"([^"]{1,4096})"')
 _PLACE = re.compile(r"\bpoint \(\s*(\d{1,4}(?:\.\d{0,6})?)\s*,\s*(\d{1,4}(?:\.\d{0,6})?)\s*\)")
+_TRACE = re.compile(r"\btrac(?:e|jectory)\b", re.IGNORECASE)
 _METRIC = re.compile(r"\b3D\b|\(\s*[xu]1?\s*,\s*[yv]1?\s*,\s*[dz]1?\s*\)", re.IGNORECASE)
 
 Answers = Callable[[Query], str]
@@ -32,12 +34,27 @@ Answers = Callable[[Query], str]
 def answers_of(predictor: TracePredictor) -> Answers:
     """How a predictor answers queries.
 
-    One with `answer(image, question, *, K, depth_m, seed) -> str` is asked that. Any other is asked for traces (`trace_in_words`).
+    One with `answer(image, question, *, K, depth_m, seed) -> str` is asked that (`in_its_words`). Any other is asked for traces
+    (`trace_in_words`).
     """
     speak: Any = getattr(predictor, "answer", None)
     if speak is None:
         return lambda query: trace_in_words(predictor, query)
-    return lambda query: speak(query.image, query.text, K=query.K, depth_m=query.depth_m, seed=query.seed)
+    return lambda query: speak(
+        query.image, in_its_words(predictor, query.text), K=query.K, depth_m=query.depth_m, seed=query.seed
+    )
+
+
+def in_its_words(predictor: TracePredictor, text: str) -> str:
+    """A question that asks for the trace of a quoted task, in the words that the model was trained on; any other as it is.
+
+    A published RoboTracer knows many wordings and gets the caller's; `robotracer-nano` knows one.
+    """
+    quoted = _TASK.search(text)
+    own = trace_prompt(predictor, "3D" if _METRIC.search(text) else "2D")
+    if own is None or own in PUBLISHED.values() or quoted is None or not _TRACE.search(text):
+        return text
+    return own.replace(TASK, quoted.group(1).rstrip("."))
 
 
 def answer_one_by_one(answers: Answers) -> Callable[[Sequence[Query]], list[str | Exception]]:

@@ -50,7 +50,7 @@ def predict_picture(
         InvalidInputError: a point outside the picture, an empty instruction, or a picture without any corner.
     """
     predictor = load_predictor(model)
-    frame, K = _first_frame(Path(path))
+    frame, K = first_frame(Path(path))
     points = _points(frame.image, points_px, num_points, str(path))
     height, width = frame.image.shape[:2]
     uv = np.asarray(px_to_uv(points, width, height))
@@ -71,7 +71,7 @@ def predict_picture(
     }
 
 
-def _first_frame(path: Path) -> tuple[Frame, np.ndarray | None]:
+def first_frame(path: Path) -> tuple[Frame, np.ndarray | None]:
     """The picture with depth and K where the input has them."""
     if path.is_file() and path.suffix.lower() in PICTURES:
         pixels = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -23,6 +23,7 @@ from traceworld.evaluation.tracespatial.references import StraightLine
 from traceworld.geometry.cameras import px_to_uv, uv_to_px
 from traceworld.geometry.sampling import farthest_point_sampling
 from traceworld.models.predictor import TracePredictor
+from traceworld.models.words import TASK, TextModel, trace_prompt
 from traceworld.traces.atomic import write_atomically
 from traceworld.traces.types import Observation
 from traceworld.tracespatial.answers import format_trace, to_thousandths
@@ -54,27 +55,6 @@ class Request:
     depth_m: Float[np.ndarray, "H W"] | None = None
     K: Float[np.ndarray, "3 3"] | None = None
     mask: UInt8[np.ndarray, "H W"] | None = None
-
-
-@runtime_checkable
-class TextModel(Protocol):
-    """Anything that answers questions about a picture in words; told apart from a trace predictor by its `answer`.
-
-    A model that was trained on certain words may say so: `trace_prompts`, a mapping from 2D and 3D to a prompt with `{task}`.
-    """
-
-    name: str
-
-    def answer(
-        self,
-        image: UInt8[np.ndarray, "H W 3"],
-        question: str,
-        *,
-        K: Float[np.ndarray, "3 3"] | None = None,
-        depth_m: Float[np.ndarray, "H W"] | None = None,
-    ) -> str:
-        """The model's words, thinking included. Depth is NaN where unknown."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -125,8 +105,8 @@ def run_bench(
         raise DatasetError("has no pictures: there is nothing to ask", where=bench.name, mend="download raw_data/")
 
     def one(question: BenchQuestion) -> None:
-        own = getattr(model, "trace_prompts", {}).get(task)
-        prompt = own.replace("{task}", question.prompt) if own else bench_prompt(question, task, options.family)
+        own = trace_prompt(model, task)
+        prompt = own.replace(TASK, question.prompt) if own else bench_prompt(question, task, options.family)
         words, error = _within(options.timeout_s, lambda: _ask(bench, question, model, task, prompt, options.geometry))
         book.add(question, prompt, words, error)
 
