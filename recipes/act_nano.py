@@ -2,7 +2,7 @@
 
     python recipes/act_nano.py --out runs/act-mt10 --section policies-mt10          # everything; run it again to go on
     python recipes/act_nano.py --out runs/act-mt10-few --demos 5 --every 1 --steps 2500 --section policies-mt10-few --no-install
-    python recipes/act_nano.py --out runs/act-mt10-few-paper --demos 5 --every 1 --steps 2500 --scene none --policies act-nano without-trace --section policies-mt10-few-paper --no-install
+    python recipes/act_nano.py --out runs/act-mt10-few-paper --demos 5 --every 1 --steps 2500 --scene none --policies act-nano without-trace untrained-mu0 --section policies-mt10-few-paper --no-install
     python recipes/act_nano.py --out runs/act-mt50 --suite mt50 --demos 25 --steps 11000 --episodes 10 --policies act-nano --section policies-mt50 --name act-nano-mt50
 
 Four policies learn from the same demonstrations for as many steps: with traces, its twin of the same size without the trace
@@ -174,6 +174,8 @@ def compared(recipe: Recipe, demonstrations: StoredDemonstrations, reports: dict
         f"{recipe.execute} of {recipe.chunk} actions played; training seed {recipe.seed}, rollout seed {recipe.rollout_seed}; Wilson "
         "intervals over all episodes."
     )
+    if "untrained-mu0" in reports:
+        note += " `untrained-mu0` reads features of random weights instead."
     cost = ", ".join(f"{name} {minutes:.0f}" for name, minutes in minutes_of(recipe.out).items())
     by_policy = {name: found[recipe.suite[0]] for name, found in reports.items()}
     return section(by_policy, [note, f"Cost in minutes: {cost}."], command("act_nano"))
