@@ -99,7 +99,7 @@ def test_a_predictor_that_speaks_is_asked_for_words():
 class Trained(Speaker):
     """Speaks, and was trained on words of its own."""
 
-    trace_prompts: typing.ClassVar = {"3D": "3D trace: {task}.", "2D": "2D trace: {task}."}
+    trace_prompts: typing.ClassVar = {"3D": "3D trace: {task}", "2D": "2D trace: {task}"}
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_a_trace_is_read_in_pixels_and_metres(picture, speaks):
     result = ask_about_picture(picture, "Lift the cup", intrinsics=INTRINSICS)
     image, question, K, depth_m = speaker.asked[0]
     assert image.shape == (HEIGHT, WIDTH, 3)
-    assert question == result["question"] == "3D trace: Lift the cup"
+    assert question == result["question"] == "3D trace: Lift the cup."
     assert depth_m is None
     assert result["points_px"] == [[80, 60], [40, 90]]
     assert result["depth_m"] == [2, 1]

@@ -39,3 +39,11 @@ def trace_prompt(model: object, task: Literal["2D", "3D"]) -> str | None:
     """The prompt with `{task}` that a model was trained on; None if it does not say."""
     own: str | None = getattr(model, "trace_prompts", {}).get(task)
     return own
+
+
+def trace_question(prompt: str, instruction: str) -> str:
+    """A prompt with the instruction in its place. At the end of a prompt it is a sentence and gets its full stop."""
+    said = instruction.strip()
+    if prompt.endswith(TASK) and not said.endswith((".", "!", "?")):
+        said += "."
+    return prompt.replace(TASK, said)

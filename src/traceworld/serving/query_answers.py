@@ -12,7 +12,7 @@ from jaxtyping import Float
 from traceworld.geometry.cameras import uv_to_px
 from traceworld.models.baselines.anchors import anchor_uvz
 from traceworld.models.predictor import TracePredictor
-from traceworld.models.words import PUBLISHED, TASK, trace_prompt
+from traceworld.models.words import PUBLISHED, trace_prompt, trace_question
 from traceworld.serving.query_schema import Query
 from traceworld.traces.types import Observation
 from traceworld.tracespatial.answers import format_trace, to_thousandths
@@ -54,7 +54,7 @@ def in_its_words(predictor: TracePredictor, text: str) -> str:
     own = trace_prompt(predictor, "3D" if _METRIC.search(text) else "2D")
     if own is None or own in PUBLISHED.values() or quoted is None or not _TRACE.search(text):
         return text
-    return own.replace(TASK, quoted.group(1).rstrip("."))
+    return trace_question(own, quoted.group(1))
 
 
 def answer_one_by_one(answers: Answers) -> Callable[[Sequence[Query]], list[str | Exception]]:

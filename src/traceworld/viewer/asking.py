@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from traceworld.errors import ConfigError, InvalidInputError
 from traceworld.geometry.cameras import unproject_cam
 from traceworld.models.predictor import load_predictor
-from traceworld.models.words import PUBLISHED, TASK, TextModel, trace_prompt
+from traceworld.models.words import PUBLISHED, TextModel, trace_prompt, trace_question
 from traceworld.perception.depth_files import read_depth_file, settle_unit, to_metres
 from traceworld.tracespatial.answers import FAILURES, ParsedTrace, parse_trace, to_pixels
 from traceworld.viewer.overlay import draw_fan, resize_to_width, save_still
@@ -63,7 +63,7 @@ def ask_about_picture(
     frame, K = first_frame(Path(path))
     K = K if intrinsics is None else _matrix(intrinsics)
     depth_m = frame.depth_m if depth is None else _depth_map(Path(depth))
-    question = text if form == "raw" else (trace_prompt(speaker, form) or PUBLISHED[form]).replace(TASK, text)
+    question = text if form == "raw" else trace_question(trace_prompt(speaker, form) or PUBLISHED[form], text)
     started = time.perf_counter()
     words = speaker.answer(frame.image, question, K=K, depth_m=depth_m)
     seconds = time.perf_counter() - started

@@ -23,7 +23,7 @@ from traceworld.evaluation.tracespatial.references import StraightLine
 from traceworld.geometry.cameras import px_to_uv, uv_to_px
 from traceworld.geometry.sampling import farthest_point_sampling
 from traceworld.models.predictor import TracePredictor
-from traceworld.models.words import TASK, TextModel, trace_prompt
+from traceworld.models.words import TextModel, trace_prompt, trace_question
 from traceworld.traces.atomic import write_atomically
 from traceworld.traces.types import Observation
 from traceworld.tracespatial.answers import format_trace, to_thousandths
@@ -106,7 +106,7 @@ def run_bench(
 
     def one(question: BenchQuestion) -> None:
         own = trace_prompt(model, task)
-        prompt = own.replace(TASK, question.prompt) if own else bench_prompt(question, task, options.family)
+        prompt = trace_question(own, question.prompt) if own else bench_prompt(question, task, options.family)
         words, error = _within(options.timeout_s, lambda: _ask(bench, question, model, task, prompt, options.geometry))
         book.add(question, prompt, words, error)
 

@@ -25,6 +25,7 @@ from traceworld.models.remote.robotracer import along
 from traceworld.models.robotracer.checkpoint import load_robotracer
 from traceworld.models.robotracer.model import RoboTracer
 from traceworld.models.robotracer.processor import Example, RoboTracerProcessor
+from traceworld.models.words import trace_question
 from traceworld.traces.types import Observation, TracePrediction
 from traceworld.tracespatial.answers import SCALE, parse_trace
 
@@ -81,9 +82,7 @@ class RoboTracerPredictor:
         started = time.perf_counter()
         anchor = anchor_uvz(observation)
         prompts = self.model.config.prompts
-        question = (prompts.trace_3d if self.gives_depth else prompts.trace_2d).replace(
-            "{task}", observation.instruction
-        )
+        question = trace_question(prompts.trace_3d if self.gives_depth else prompts.trace_2d, observation.instruction)
         example = Example(observation.image, [(question, None)], observation.K, observation.depth_m)
         texts = self._texts(example, 1, 0.0, seed)
         if num_samples > 1:

@@ -16,6 +16,7 @@ from typing import Any
 from traceworld.errors import DatasetError
 from traceworld.models.robotracer.config import Prompts
 from traceworld.models.robotracer.nano_words import coarse
+from traceworld.models.words import trace_question
 from traceworld.traces.atomic import write_atomically
 from traceworld.tracespatial.dataset import IMAGE_TOKEN, read_records
 
@@ -69,4 +70,4 @@ def short_words(record: Mapping[str, Any], prompts: Prompts) -> tuple[str, str] 
     if task is None:
         return None
     prompt = prompts.trace_3d if program["form"] == "3d" else prompts.trace_2d
-    return prompt.replace("{task}", f"{task[1].rstrip('.')}."), coarse(answer)
+    return trace_question(prompt, task[1]), coarse(answer)
