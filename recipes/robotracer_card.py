@@ -75,7 +75,7 @@ def card(figures: Mapping[str, Any]) -> str:
             f"- Training: {training['pointing_steps']} steps in which the base, new and without a spatial encoder, learns to point at "
             "the first and last points of answers (ours: a published base has seen the web); "
             f"{training['steps']} steps of {questions} questions, Muon, learning rate {training['lr']:g}; the first "
-            f"{100 * ALIGNED:.0f} % align the spatial encoder, then everything learns. Intrinsics and depth are each left out of "
+            f"{100 * ALIGNED:.0f} % align the spatial encoder, then everything learns, guided where to look while it says a coordinate (ours as well). Intrinsics and depth are each left out of "
             f"{100 * DROP['depth_m']:.0f} % of the examples. Variants: {training['ablation_steps']} steps each.",
             f"- Cost on {figures['machine']['cpus']} CPU cores ({figures['machine']['arch']}), minutes: "
             + ", ".join(f"{name} {minutes:.0f}" for name, minutes in cost.items())

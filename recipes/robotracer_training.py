@@ -25,10 +25,12 @@ from traceworld.training.robotracer.run_folder import RESULT_FOLDER
 from traceworld.training.robotracer.sft import train_sft
 from traceworld.training.robotracer.stages import SCALE_LOSS_WEIGHT, SftConfig
 
-ALIGNED = 0.1
+ALIGNED = 0.05
 """Part of a run's steps in the first stage, in which the spatial encoder learns beside the base that can point."""
 QUESTIONS_POINTED = 4
 """Questions about each picture while the base learns to point: few, for more pictures in a step."""
+GUIDE = 1.0
+"""Weight of guided attention, in the second stage."""
 DROP = {"intrinsics": 0.3, "depth_m": 0.3, "poses": 1.0}
 """How often each input is left out, so that any subset works later. The benchmark gives no pose."""
 SETTINGS: dict[str, tuple[RoboTracerConfig, float]] = {
@@ -76,7 +78,7 @@ def stages_of(name: str, budget: Budget) -> dict[str, SftConfig]:
     }
     return {
         "alignment": SftConfig("alignment", max_steps=first, schedule="constant", **common),
-        "enhancement": SftConfig("enhancement", max_steps=max(1, steps - first), **common),
+        "enhancement": SftConfig("enhancement", max_steps=max(1, steps - first), guide=GUIDE, **common),
     }
 
 

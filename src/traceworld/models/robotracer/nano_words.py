@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from traceworld.extras import require
@@ -50,6 +50,13 @@ def coordinates() -> dict[str, list[tuple[str, float]]]:
         "v": [(f", {n}", n / MAX_UV) for n in uv],
         "d": [(f", {cm // 100}.{cm % 100:02d})", cm / MAX_D_CM) for cm in range(MAX_D_CM + 1)],
     }
+
+
+def coordinate_ids(tokenizer: Any, role: str) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"]]:
+    """(ids of the tokens of a role of `coordinates`, their places in [0,1])."""
+    said = coordinates()[role]
+    ids = tokenizer.convert_tokens_to_ids([_spelled(text) for text, _ in said])
+    return torch.tensor(ids), torch.tensor([place for _, place in said])
 
 
 def coarse(text: str) -> str:
@@ -100,9 +107,8 @@ def order_coordinates(embedding: Float[Tensor, "V C"], tokenizer: Any, size: flo
         embedding: rows of the tokenizer's tokens, changed in place.
         size: amplitude of each wave.
     """
-    for number, role in enumerate(coordinates().values()):
-        ids = torch.tensor(tokenizer.convert_tokens_to_ids([_spelled(text) for text, _ in role]))
-        value = torch.tensor([place for _, place in role])
+    for number, role in enumerate(coordinates()):
+        ids, value = coordinate_ids(tokenizer, role)
         embedding[ids, : 2 * waves] = (size * waves_of(value, waves)).to(embedding.dtype)
         embedding[ids, 2 * waves + number] += 4 * size
 

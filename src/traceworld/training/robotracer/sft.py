@@ -21,6 +21,7 @@ from traceworld.models.robotracer.checkpoint import save_robotracer
 from traceworld.models.robotracer.model import RoboTracer
 from traceworld.models.robotracer.processor import RoboTracerProcessor
 from traceworld.training.robotracer.examples import Examples
+from traceworld.training.robotracer.guiding import Guide
 from traceworld.training.robotracer.learner import Learner
 from traceworld.training.robotracer.loss_parts import LossParts
 from traceworld.training.robotracer.optimiser import MuonWithAdamW
@@ -84,10 +85,12 @@ def train_sft(
         callbacks=[*callbacks, log_callback(out), epoch_callback(examples)],
         scale_weight=config.scale_loss_weight,
         muon=config.optimizer == "muon",
+        guide=Guide(model, processor) if config.guide else None,
+        guide_weight=config.guide,
     )
     trainer.remove_callback(transformers.PrinterCallback)
     newest = newest_checkpoint(out)
-    with plain_attention(model, config.precision == "bf16"):
+    with plain_attention(model, config.precision == "bf16", always=config.guide > 0):
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     last: dict[str, float] = {name: value for entry in trainer.state.log_history for name, value in entry.items()}
     model.eval()
@@ -107,12 +110,12 @@ def train_sft(
 
 
 @contextlib.contextmanager
-def plain_attention(model: RoboTracer, half: bool) -> Iterator[None]:
+def plain_attention(model: RoboTracer, half: bool, always: bool = False) -> Iterator[None]:
     """Within the block the base's attention is written out where that trains faster: in half precision on a CPU, whose fused
-    attention has a slow backward pass (of `robotracer-nano`'s step 0.94 s instead of 1.10)."""
+    attention has a slow backward pass (of `robotracer-nano`'s step 0.94 s instead of 1.10), or `always`, to be seen."""
     base: Any = model.vlm
     usual = base.config._attn_implementation
-    if not half or model.device.type != "cpu":
+    if not always and (not half or model.device.type != "cpu"):
         yield
         return
     base.set_attn_implementation("eager")
@@ -159,9 +162,12 @@ def _trainer_class() -> Any:
         loss_is_scaled_for_ga = False  # ours is the mean of a batch
         optimizer: Any
 
-        def __init__(self, *args: Any, scale_weight: float, muon: bool, **kwargs: Any):
+        def __init__(
+            self, *args: Any, scale_weight: float, muon: bool, guide: Guide | None, guide_weight: float, **kwargs: Any
+        ):
             super().__init__(*args, **kwargs)
             self.scale_weight, self.muon = scale_weight, muon
+            self.guide, self.guide_weight = guide, guide_weight
 
         def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
             if self.optimizer is None and self.muon:
@@ -171,11 +177,15 @@ def _trainer_class() -> Any:
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
-            output = model(**inputs)
+            with self.guide.watching() if self.guide else contextlib.nullcontext():
+                output = model(**inputs)
             loss, parts = output.ntp_loss, {"ntp_loss": output.ntp_loss}
             if bool(torch.isfinite(inputs["scale_target"]).any()):
                 loss = loss + self.scale_weight * output.scale_loss
                 parts["scale_loss"] = output.scale_loss
+            if self.guide is not None:
+                parts["guide_loss"] = self.guide.loss(inputs["input_ids"], inputs["labels"])
+                loss = loss + self.guide_weight * parts["guide_loss"]
             self.note(loss, **parts)
             return (loss, output) if return_outputs else loss
 

@@ -44,6 +44,7 @@ class SftConfig:
         schedule: after the warm-up; the paper does not say, its base trains with `cosine`.
         scale_loss_weight: 0: no scale loss.
         drop: chance of intrinsics, depth and pose, each, to be left out of an example; the paper does not say how often.
+        guide: weight of guided attention (`guiding`), for a base that starts from nothing; 0: none.
         clip: of the gradient's norm.
         optimizer: AdamW as the paper's code has it; `muon` for a base that starts from nothing (`optimiser`).
         precision: `bf16`: autocast. gradient_checkpointing: recompute the language model's activations.
@@ -62,6 +63,7 @@ class SftConfig:
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     scale_loss_weight: float = SCALE_LOSS_WEIGHT
     drop: float = 0.5
+    guide: float = 0.0
     clip: float = 1.0
     optimizer: Literal["adamw", "muon"] = "adamw"
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -81,7 +83,7 @@ class SftConfig:
             check(getattr(self, name) > 0, f"SftConfig.{name}", getattr(self, name), "must be positive")
         for name in ("batch", "grad_accumulation", "save_every", "log_every"):
             check(getattr(self, name) >= 1, f"SftConfig.{name}", getattr(self, name), "must be at least 1")
-        for name in ("weight_decay", "scale_loss_weight", "max_steps", "workers", "seed"):
+        for name in ("weight_decay", "scale_loss_weight", "guide", "max_steps", "workers", "seed"):
             check(getattr(self, name) >= 0, f"SftConfig.{name}", getattr(self, name), "must not be negative")
         for name in ("warmup", "drop"):
             check(0 <= getattr(self, name) <= 1, f"SftConfig.{name}", getattr(self, name), "must be in [0, 1]")
