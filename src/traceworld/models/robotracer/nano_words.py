@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from traceworld.errors import ConfigError
 from traceworld.extras import require
 from traceworld.sim.tableware import COLORS, WARES
 
@@ -53,9 +54,15 @@ def coordinates() -> dict[str, list[tuple[str, float]]]:
 
 
 def coordinate_ids(tokenizer: Any, role: str) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"]]:
-    """(ids of the tokens of a role of `coordinates`, their places in [0,1])."""
+    """(ids of the tokens of a role of `coordinates`, their places in [0,1]).
+
+    Raises:
+        ConfigError: the tokenizer is another one.
+    """
     said = coordinates()[role]
     ids = tokenizer.convert_tokens_to_ids([_spelled(text) for text, _ in said])
+    if None in ids or len(set(ids)) < len(ids):
+        raise ConfigError("has no token for each coordinate", where="tokenizer", mend="take nano_tokenizer()")
     return torch.tensor(ids), torch.tensor([place for _, place in said])
 
 

@@ -95,7 +95,7 @@ class Guide:
         )
 
     def loss(self, input_ids: Int[Tensor, "B L"], labels: Int[Tensor, "B L"]) -> Float[Tensor, ""]:
-        """Mean of −log of the attention, after a pass that was watched.
+        """Mean of −log of the attention, after a pass that was watched; 0 if no answer of the batch has a point.
 
         Raises:
             ConfigError: the base's attention was not written out, so there is nothing to see.
@@ -105,6 +105,8 @@ class Guide:
                 "the base keeps its attention to itself", where="guide", mend="set_attn_implementation('eager')"
             )
         looks = self.looks(input_ids, labels)
+        if not len(looks.row):
+            return self.seen[0].new_zeros((), dtype=torch.float32)
         # cells stand in one piece, as many in every row
         first = (input_ids == self.image_id).int().argmax(1)
         target = first[looks.row] + looks.cell
