@@ -29,7 +29,7 @@ import torch
 import tyro
 from robotracer_card import card, table
 from robotracer_scores import scored
-from robotracer_training import ALIGNED, Budget, pointed, reinforced, seconds_of_a_step, trained
+from robotracer_training import ALIGNED, GUIDE, Budget, pointed, reinforced, seconds_of_a_step, trained
 from stages import keep_options, machine, minutes_of, once, readable, stage, write
 
 import traceworld
@@ -130,6 +130,7 @@ def make(recipe: Recipe) -> dict[str, Any]:
         "training": {
             **dataclasses.asdict(budget),
             "alignment": ALIGNED,
+            "guide": GUIDE,
             "parameters": sum(p.numel() for p in load_robotracer(packed).model.parameters()),
             "options": {name: getattr(recipe, name) for name in decides},
         },

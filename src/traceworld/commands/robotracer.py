@@ -48,8 +48,21 @@ class Ask:
             depth=self.depth,
             out=self.out,
         )
-        emit(result, self.json, None if self.json else tree(str(self.image), result))
+        emit(result, self.json, None if self.json else tree(str(self.image), _for_people(result)))
         return 0
+
+
+def _for_people(result: dict[str, Any]) -> dict[str, Any]:
+    """An answer with a line per point."""
+    depths = result["depth_m"] or [None] * len(result["points_px"])
+    points = [
+        f"({x:.0f}, {y:.0f}) px" + ("" if depth is None else f", {depth:.2f} m")
+        for (x, y), depth in zip(result["points_px"], depths, strict=True)
+    ]
+    given = [name for name, there in result["given"].items() if there]
+    shown = {name: result[name] for name in ("model", "question", "failure", "seconds", "picture")}
+    shown |= {"given beside the picture": ", ".join(given) or "nothing", "points": points}
+    return {name: value for name, value in shown.items() if value is not None}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -93,7 +93,8 @@ def drawn(image: UInt8[np.ndarray, "Himg Wimg 3"], px: Float[np.ndarray, "P 2"])
     if not len(px):
         return canvas
     there = (px + 0.5) * (canvas.shape[1] / image.shape[1]) - 0.5
-    return draw_fan(canvas, there[None, None], np.ones((1, 1, len(there)), bool), there[:1])
+    bold = canvas.shape[1] / 90  # one trace, not a fan of many
+    return draw_fan(canvas, there[None, None], np.ones((1, 1, len(there)), bool), there[:1], radius=bold)
 
 
 def _failure(parsed: ParsedTrace) -> str | None:
