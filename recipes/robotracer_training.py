@@ -151,7 +151,7 @@ def reinforced(start: Path, budget: Budget, data: Path, out: Path) -> Path:
         config = RftConfig(
             batch=32,
             max_steps=budget.rft_steps,
-            lr=2e-5,
+            lr=1e-4,
             schedule="constant",
             temperature=0.7,
             max_new_tokens=loaded.model.config.max_new_tokens,
