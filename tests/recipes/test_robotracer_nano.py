@@ -52,8 +52,9 @@ def test_the_table_has_a_row_per_entrant():
 
 def test_a_variant_differs_in_what_its_name_says():
     full, without = (robotracer_training.stages_of(name, BUDGET) for name in ("full", "no-scale-loss"))
-    assert full["enhancement"].max_steps == 90
-    assert full["alignment"].max_steps == 10
+    assert full["enhancement"].max_steps == 95
+    assert full["alignment"].max_steps == 5
+    assert (full["alignment"].guide, full["enhancement"].guide) == (0.0, robotracer_training.GUIDE)
     different = {
         name for name, value in full["enhancement"].to_json().items() if without["enhancement"].to_json()[name] != value
     }
