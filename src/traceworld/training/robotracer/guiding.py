@@ -52,7 +52,9 @@ class Guide:
 
     def __init__(self, tracer: RoboTracer, processor: RoboTracerProcessor):
         if tracer.family.name != "internvl":
-            raise ConfigError(f"pictures of {tracer.family.name} are no square of cells", where="guide", mend="set it to 0")
+            raise ConfigError(
+                f"pictures of {tracer.family.name} are no square of cells", where="guide", mend="set it to 0"
+            )
         base: Any = tracer.vlm
         layers = base.model.language_model.layers
         self.watched = [layers[number].self_attn for number in LAYERS]
