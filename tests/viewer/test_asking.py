@@ -92,6 +92,12 @@ def test_what_cannot_be_read_is_said(picture, speaks, tmp_path):
     assert cv2.imread(str(tmp_path / "drawn.png")).std() == 0  # nothing is drawn
 
 
+def test_words_without_a_point_are_shown_as_they_are(picture, speaks, capsys):
+    speaks("[/bold] three mugs")
+    assert main(["ask", str(picture), "How many?", "--form", "raw"]) == 0
+    assert "[/bold] three mugs" in capsys.readouterr().out
+
+
 def test_depth_beside_the_picture_is_given_in_metres(picture, speaks, tmp_path):
     speaker = speaks()
     depth_mm = np.full((HEIGHT, WIDTH), 1500, np.uint16)

@@ -33,20 +33,24 @@ def cell(value: object) -> str:
 
 
 def tree(title: str, value: object):
+    from rich.markup import escape
     from rich.tree import Tree
+
+    def said(item) -> str:
+        return escape(cell(item))  # a model's words may look like markup
 
     def grow(branch, item):
         if isinstance(item, dict):
             for key, inner in item.items():
                 nested = isinstance(inner, (dict, list)) and bool(inner)
                 grow(
-                    branch.add(f"[bold]{key}[/]" if nested else f"[bold]{key}[/] {cell(inner)}"),
+                    branch.add(f"[bold]{key}[/]" if nested else f"[bold]{key}[/] {said(inner)}"),
                     inner if nested else None,
                 )
         elif isinstance(item, list):
             for inner in item[:20]:
                 nested = isinstance(inner, (dict, list))
-                grow(branch.add("•" if nested else cell(inner)), inner if nested else None)
+                grow(branch.add("•" if nested else said(inner)), inner if nested else None)
             if len(item) > 20:
                 branch.add(f"… and {len(item) - 20} more (use --json)")
 

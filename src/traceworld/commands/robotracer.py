@@ -53,7 +53,7 @@ class Ask:
 
 
 def _for_people(result: dict[str, Any]) -> dict[str, Any]:
-    """An answer with a line per point."""
+    """An answer with a line per point; the words themselves where no point was read."""
     depths = result["depth_m"] or [None] * len(result["points_px"])
     points = [
         f"({x:.0f}, {y:.0f}) px" + ("" if depth is None else f", {depth:.2f} m")
@@ -61,6 +61,7 @@ def _for_people(result: dict[str, Any]) -> dict[str, Any]:
     ]
     given = [name for name, there in result["given"].items() if there]
     shown = {name: result[name] for name in ("model", "question", "failure", "seconds", "picture")}
+    shown["words"] = None if points else result["words"]
     shown |= {"given beside the picture": ", ".join(given) or "nothing", "points": points}
     return {name: value for name, value in shown.items() if value is not None}
 

@@ -48,7 +48,8 @@ def answers_of(predictor: TracePredictor) -> Answers:
 def in_its_words(predictor: TracePredictor, text: str) -> str:
     """A question that asks for the trace of a quoted task, in the words that the model was trained on; any other as it is.
 
-    A published RoboTracer knows many wordings and gets the caller's; `robotracer-nano` knows one.
+    A published RoboTracer knows many wordings and gets the caller's; `robotracer-nano` knows one, in which no point can be named
+    to begin at.
     """
     quoted = _TASK.search(text)
     own = trace_prompt(predictor, "3D" if _METRIC.search(text) else "2D")
