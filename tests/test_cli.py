@@ -37,6 +37,16 @@ def test_help_imports_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
+@pytest.mark.parametrize("words", [["rollout", "--help"], ["info", "mu0-nano"]])
+def test_a_pipe_that_is_closed_early_leaves_no_traceback(words):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "traceworld.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()  # as `| head` does, here before the first line
+    assert process.stderr.read() == ""
+    process.wait(60)
+
+
 def test_unknown_option_names_the_nearest():
     done = run("extract", "a.mp4", "--out", "o", "--num-keypoint", "3")
     assert done.returncode == 2

@@ -8,17 +8,22 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from traceworld.models import load_predictor
+    from traceworld.policies.registry import load_policy
+    from traceworld.traces.robot import ActionChunk, RobotObservation
     from traceworld.traces.store import open_dataset
     from traceworld.traces.types import Camera, Cameras, Clip, Event, Observation, TracePrediction, Traces
 
 _HOME = {
+    "ActionChunk": "traceworld.traces.robot",
     "Camera": "traceworld.traces.types",
     "Cameras": "traceworld.traces.types",
     "Clip": "traceworld.traces.types",
     "Event": "traceworld.traces.types",
     "Observation": "traceworld.traces.types",
+    "RobotObservation": "traceworld.traces.robot",
     "TracePrediction": "traceworld.traces.types",
     "Traces": "traceworld.traces.types",
+    "load_policy": "traceworld.policies.registry",
     "load_predictor": "traceworld.models",
     "open_dataset": "traceworld.traces.store",
 }

@@ -70,15 +70,15 @@ def main(argv: list[str] | None = None) -> int:
     if argv[:1] == ["train"] and argv[1:2] and argv[1] in _TRAINED:
         argv = [f"train-{argv[1]}", *argv[2:]]
     os.environ.setdefault("MUJOCO_GL", "egl")
-    command = tyro.cli(
-        Command,
-        prog="traceworld",
-        description="Video to 3D traces, models of how traces move, and robots driven by them.",
-        args=argv,
-        config=(OmitArgPrefixes, OmitSubcommandPrefixes),
-    )
-    _log_to_stderr()
     try:
+        command = tyro.cli(
+            Command,
+            prog="traceworld",
+            description="Video to 3D traces, models of how traces move, and robots driven by them.",
+            args=argv,
+            config=(OmitArgPrefixes, OmitSubcommandPrefixes),
+        )
+        _log_to_stderr()
         return command.run()
     except TraceworldError as error:
         _say_error(error)

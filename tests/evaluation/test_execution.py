@@ -6,7 +6,6 @@ from toy_world import Counting, PointEnv, Seeing
 
 from traceworld.errors import ConfigError
 from traceworld.evaluation.execution import ChunkPlayer, smoothness
-from traceworld.policies.chunking import SmoothChunks
 
 WAIT = [0.0, -7.0]
 
@@ -97,15 +96,6 @@ def test_blending_passes_from_chunk_to_chunk_without_a_jump():
     assert np.abs(np.diff([action[0] for action in hard[2:]])).max() > 0.99
     assert 0.1 < np.abs(np.diff(path[2:])).max() < 0.5
     assert (np.diff(path[2:]) >= -1e-3).all()
-    smooth, player, env = SmoothChunks(Steps(12)), ChunkPlayer(execute=4, latency_steps=2), PointEnv(max_steps=1000)
-    env.reset(0)
-    smooth.reset(0)
-    for _ in range(16):  # the same, when the policy does the mixing
-        if player.wants():
-            committed = player.committed()
-            player.answer(smooth.act_after(env.observe(), committed) if len(committed) else smooth.act(env.observe()))
-        env.step(player.send(lambda last: np.array(WAIT, np.float32)))
-    assert np.allclose(np.array(env.sent)[2:, 0], path[2:])
 
 
 def test_a_policy_that_is_done_is_not_asked_again():

@@ -10,10 +10,8 @@ from traceworld.policies.chunking import (
     DelayedInference,
     InpaintingPolicy,
     RealTimePolicy,
-    SmoothChunks,
     ThreadInference,
     entered,
-    from_committed,
     merge,
     soft_mask,
 )
@@ -156,32 +154,6 @@ def test_a_policy_that_inpaints_is_given_what_will_be_sent_meanwhile():
     assert inner.asked[-1] == 50
     assert np.allclose(inner.committed, sent[50:55])
     assert np.abs(np.diff(sent[5:, 0])).max() < 0.1
-
-
-@pytest.mark.parametrize("inner", [Ramp(length=30, offset=0.2), Inpainter(length=30, offset=0.2)])
-def test_chunks_that_others_play_are_made_smooth(inner):
-    """Played as `evaluation.execution` does: asked every 10 steps, with 4 steps of latency."""
-    policy = SmoothChunks(inner)
-    policy.reset()
-    chunk = policy.act(seen(0)).actions
-    for start in range(10, 60, 10):
-        committed = chunk[10:14]
-        after = policy.act_after(seen(start), committed).actions
-        assert np.allclose(after[:4], committed)
-        assert abs(after[4, 0] - committed[-1, 0]) < 0.1
-        assert after[-1, 0] == pytest.approx((start + 29) / 1000 + 0.2 * len(inner.asked), abs=1e-5)
-        chunk = after
-    policy.reset()
-    assert policy.act(seen(0)).actions[0, 0] == pytest.approx(0.2)  # nothing is left of the last episode
-
-
-def test_what_is_left_is_found_by_what_is_committed():
-    actions = np.arange(16, dtype=np.float32).reshape(8, 2)
-    assert np.array_equal(from_committed(actions, actions[3:5], 3), actions[3:])
-    assert np.array_equal(from_committed(actions, actions[3:5], 6), actions[3:])  # the robot stayed for three steps
-    assert np.array_equal(from_committed(actions, actions[6:], 9), actions[6:])
-    assert len(from_committed(actions, actions[3:5], 2)) == 0  # more cannot be gone
-    assert len(from_committed(actions, actions[3:5] + 1, 6)) == 0
 
 
 def test_a_chunk_is_entered_as_far_as_the_old_one_goes():

@@ -46,7 +46,7 @@ class ChunkPlayer:
         execute: ask for the next chunk when so many actions of one have been played; None: as late as can be without having to
             wait (the whole chunk, less what is played during inference); the whole chunk, if inference takes longer than it.
         latency_steps: ticks from the question to the answer.
-        blend: mix a new chunk with what is left of the old one, as `policies.chunking.SmoothChunks` does.
+        blend: mix a new chunk with what is left of the old one (`policies.chunking.entered`).
 
     Raises:
         ConfigError: `execute` below 1 or a negative latency.

@@ -9,9 +9,9 @@ past its end not at all (`soft_mask`, eq. 5 there).
 - A policy that can itself go on from given actions (`act_after`: the action expert inpaints its noise, the trace follower
   plans from where they lead) is given the committed ones first; what follows is mixed like any other.
 
-`SmoothChunks` adds this to a policy whose chunks somebody else plays (`evaluation.execution`). `RealTimePolicy` also decides when to
-ask, in a background thread on a robot, and answers at every control step. There an action never rests on an observation older
-than a bound: past it the robot stays until the next chunk arrives.
+`evaluation.execution.ChunkPlayer` plays chunks so in simulation. `RealTimePolicy` does on a robot (docs/robots.md): it decides when to ask,
+thinks in a background thread, and answers at every control step. An action never rests on an observation older than a bound: past
+it the robot stays until the next chunk arrives.
 """
 
 from __future__ import annotations
@@ -88,62 +88,6 @@ def merge(
     merged = new.copy()
     merged[:overlap] = weight * old[:overlap] + (1 - weight) * new[:overlap]
     return merged
-
-
-class SmoothChunks:
-    """A policy whose chunks leave the ones before them without a jump, for whoever plays them.
-
-    Args:
-        policy: any. Ask it through this class only, once per chunk.
-    """
-
-    def __init__(self, policy: Policy):
-        self.policy, self.name = policy, f"{policy.name} (smooth)"
-        self._before: tuple[int, ActionChunk] | None = None
-
-    def reset(self, seed: int = 0) -> None:
-        """A new episode: there is no chunk to leave."""
-        self.policy.reset(seed)
-        self._before = None
-
-    def act(self, observation: RobotObservation) -> ActionChunk:
-        """The next chunk; nothing of the last one is played any more."""
-        left = None
-        if self._before is not None:  # nothing was waited for, so as many actions are gone as steps
-            begun, before = self._before
-            left = before.actions[max(observation.step - begun, 0) :]
-        return self._entered(observation, self.policy.act(observation), left, 0)
-
-    def act_after(self, observation: RobotObservation, committed: Float32[np.ndarray, "J A"]) -> ActionChunk:
-        """The next chunk, of which the first J actions are those of the last one."""
-        if isinstance(self.policy, InpaintingPolicy) and len(committed):
-            chunk = self.policy.act_after(observation, committed)
-        else:
-            chunk = self.policy.act(observation)
-        left = None
-        if self._before is not None and len(committed):
-            begun, before = self._before
-            left = from_committed(before.actions, committed, observation.step - begun)
-        return self._entered(observation, chunk, left, len(committed))
-
-    def _entered(
-        self, observation: RobotObservation, chunk: ActionChunk, left: Float32[np.ndarray, "M A"] | None, delay: int
-    ) -> ActionChunk:
-        if left is not None and self._before is not None and observation.step >= self._before[0]:
-            chunk = _with(chunk, entered(left, chunk.actions, delay))
-        self._before = (observation.step, chunk)
-        return chunk
-
-
-def from_committed(
-    actions: Float32[np.ndarray, "K A"], committed: Float32[np.ndarray, "J A"], most: int
-) -> Float32[np.ndarray, "M A"]:
-    """What a chunk has left, from the actions on that are committed: whoever plays it may have stayed meanwhile, so that
-    fewer than `most` are gone. Nothing, if they are not of this chunk."""
-    for gone in range(min(most, len(actions) - len(committed)), -1, -1):
-        if np.array_equal(actions[gone : gone + len(committed)], committed):
-            return actions[gone:]
-    return actions[:0]
 
 
 def entered(old: Float32[np.ndarray, "M A"], new: Float32[np.ndarray, "K A"], delay: int) -> Float32[np.ndarray, "K A"]:
