@@ -84,6 +84,23 @@ class Together(Echo):
         return [ActionChunk(chunk.actions + seed, seen) for chunk, seed, seen in zip(chunks, seeds, shown, strict=True)]
 
 
+class Inpainting(Together):
+    """Goes on from what will be played meanwhile, as the action expert does; notes it, and which seed it was then told."""
+
+    def __init__(self):
+        super().__init__()
+        self.seed, self.committed = None, []
+
+    def reset(self, seed=0):
+        self.seed = seed
+
+    def act_after(self, observation, committed):
+        self.committed.append((self.seed, committed))
+        actions = right_actions(observation.images.values(), observation.state, observation.instruction)
+        actions[: len(committed)] = committed
+        return ActionChunk(actions)
+
+
 class Gate(Echo):
     """Acts only when it is let, once for all or each time: for tests of what happens meanwhile."""
 

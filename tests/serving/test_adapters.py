@@ -1,13 +1,25 @@
 """The layouts: what stands where in published clients' requests, and that everything else is refused by name."""
 
+import re
+
 import numpy as np
 import pytest
+from serving_toys import Echo
 
 from traceworld.errors import ConfigError, InvalidInputError
-from traceworld.serving.adapters import ADAPTERS, ALOHA, DROID, LIBERO, METAWORLD, adapter_named, read_picture
+from traceworld.serving.adapters import (
+    ADAPTERS,
+    ALOHA,
+    DROID,
+    LIBERO,
+    METAWORLD,
+    adapter_for,
+    adapter_named,
+    read_picture,
+)
 from traceworld.serving.codec import pack, unpack
 from traceworld.serving.extensions import PREFIX, read_extras, write_traces
-from traceworld.traces.robot import ActionChunk
+from traceworld.traces.robot import ActionChunk, ActionSpec
 from traceworld.traces.types import TracePrediction
 
 rng = np.random.default_rng(0)
@@ -168,6 +180,67 @@ def test_the_extensions_are_read():
     assert read_extras({PREFIX + "reset": False}).reset_seed is None
 
 
+def test_committed_actions_are_read():
+    given = np.arange(8.0).reshape(2, 4)
+    _, extras = METAWORLD.read(unpack(pack(metaworld(**{PREFIX + "committed": given}))))
+    assert extras.committed.dtype == np.float32
+    assert np.array_equal(extras.committed, given)
+    assert METAWORLD.read(metaworld())[1].committed is None
+
+
+class Trained(Echo):
+    """A policy that says what it learned from."""
+
+    name = "mine"
+    cameras = ("front", "wrist")
+    spec = ActionSpec(("pan", "lift", "gripper"), (-1.0,) * 3, (1.0,) * 3, 30.0, ("pan", "lift"))
+
+
+def lerobot_frame(**changes):
+    frame = {
+        "observation.images.front": np.moveaxis(IMAGE, 2, 0).astype(np.float32) / 255,  # as LeRobot's loader gives it
+        "observation.images.wrist": WRIST,
+        "observation.state": np.array([0.1, 0.2], np.float32),
+        "task": "fold the cloth",
+    }
+    return {key: value for key, value in {**frame, **changes}.items() if value is not ...}
+
+
+def test_a_policys_own_dataset_is_a_layout():
+    adapter = adapter_for("lerobot", Trained())
+    observation, _ = adapter.read(unpack(pack(lerobot_frame())))
+    assert list(observation.images) == ["front", "wrist"]
+    assert np.abs(observation.images["front"].astype(int) - IMAGE).max() <= 1
+    assert np.array_equal(observation.state, np.float32([0.1, 0.2]))
+    assert observation.instruction == "fold the cloth"
+    assert adapter.read(lerobot_frame(task=..., prompt="wipe"))[0].instruction == "wipe"
+    assert adapter.read(unpack(pack(adapter.example(1, size=8))))[0].images["wrist"].shape == (8, 8, 3)
+    said = adapter.describe()
+    assert said["images"] == ["observation.images.front", "observation.images.wrist"]
+    assert (said["state"], said["action_dim"], said["prompt_key"]) == ({"observation.state": 2}, 3, "task")
+    assert adapter.write(ActionChunk(np.zeros((4, 3), np.float32)))["actions"].shape == (4, 3)
+
+
+def test_a_frame_that_lacks_something_is_refused_by_its_key():
+    adapter = adapter_for("lerobot", Trained())
+    for key in lerobot_frame():
+        with pytest.raises(InvalidInputError, match=f"{re.escape(key)}: is missing"):
+            adapter.read(lerobot_frame(**{key: ...}))
+    with pytest.raises(InvalidInputError, match=r"observation\.state: has shape"):
+        adapter.read(lerobot_frame(**{"observation.state": np.zeros(3)}))
+
+
+def test_a_layout_is_of_the_policys_robot():
+    unsaid = Echo()
+    with pytest.raises(ConfigError, match="does not say which cameras"):
+        adapter_for("lerobot", unsaid)
+    with pytest.raises(ConfigError, match=r"'mine' gives 3 numbers per action, 'metaworld' takes 4.*'lerobot'"):
+        adapter_for("metaworld", Trained())
+    assert adapter_for("metaworld", unsaid) is METAWORLD
+    with pytest.raises(ConfigError, match="no adapter is called"):
+        adapter_for("metaword", Trained())
+
+
 def test_depth_and_cameras_reach_the_policy():
     depth = np.full((20, 30), 2.0)
     depth[0, 0] = 0
@@ -193,6 +266,13 @@ def test_depth_and_cameras_reach_the_policy():
         ("step", True),
         ("step", -1),
         ("step", 2.5),
+        ("committed", [[0.0] * 4]),
+        ("committed", np.zeros(4)),
+        ("committed", np.zeros((2, 4), int)),
+        ("committed", np.zeros((2, 5))),
+        ("committed", np.full((2, 4), np.nan)),
+        ("committed", np.full((1, 4), 1e300)),
+        ("committed", np.zeros((1025, 4))),
         ("depth_m", np.zeros((20, 30))),
         ("depth_m", {"scene": np.zeros((20, 31))}),
         ("depth_m", {"scene": np.zeros((20, 30), np.uint16)}),

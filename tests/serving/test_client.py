@@ -1,11 +1,12 @@
 """traceworld-client against the real servers."""
 
 import contextlib
+import time
 
 import numpy as np
 import pytest
 from predict_toys import Flow, predict_server
-from serving_toys import Counting, Gate, Together, policy_server, right_actions
+from serving_toys import Counting, Gate, Inpainting, Together, policy_server, right_actions
 from traceworld_client import (
     BusyError,
     ChunkPlayer,
@@ -13,10 +14,13 @@ from traceworld_client import (
     InvalidRequestError,
     PolicyClient,
     PredictClient,
+    RealTimePlayer,
     ServerError,
     ServerTimeoutError,
 )
+from traceworld_client.real_time import mixed
 
+from traceworld.policies.chunking import entered
 from traceworld.serving.adapters import METAWORLD
 
 EXAMPLE = METAWORLD.example(0, size=16)
@@ -53,6 +57,30 @@ def test_episodes_and_steps_reach_the_policy():
         assert said == [[1, 3, 0], [1, 3, 0], [2, 3, 2], [1, 8, 0], [1, 8, 0], [2, 8, 2]]
         with pytest.raises(BusyError, match="503"):
             PolicyClient("127.0.0.1", running.port)
+
+
+def test_a_robot_that_never_pauses_is_driven_over_a_socket():
+    inpainting = Inpainting()
+    with (
+        policy_server(inpainting) as running,
+        PolicyClient("127.0.0.1", running.port) as policy,
+        RealTimePlayer(policy, stay=lambda last: np.zeros(4), ask_every=2) as player,
+    ):
+        player.reset(6)
+        sent = []
+        while len(inpainting.committed) < 3:
+            sent.append(player.infer(EXAMPLE)["actions"])
+            time.sleep(0.01)
+        assert player.stayed < len(sent)
+    assert {seed for seed, _ in inpainting.committed} == {6}
+    assert all(committed.shape[1] == 4 for _, committed in inpainting.committed)
+
+
+def test_the_client_mixes_chunks_as_the_library_does():
+    rng = np.random.default_rng(0)
+    for left, length, sent in [(12, 16, 4), (16, 16, 0), (3, 16, 3), (20, 8, 5), (0, 8, 0)]:
+        old, new = (rng.standard_normal((count, 3)).astype(np.float32) for count in (left, length))
+        assert np.allclose(mixed(old, new, sent), entered(old, new, sent), atol=1e-6)
 
 
 def test_a_slow_policy_is_a_time_out_and_a_full_queue_is_busy():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from serving_toys import Counting, Echo, Forking, Together, right_actions
+from serving_toys import Counting, Echo, Forking, Inpainting, Together, right_actions
 
 from traceworld.serving.refusals import BusyError
 from traceworld.serving.sessions import Sessions, Turn
@@ -77,3 +77,29 @@ def test_one_bad_turn_of_a_batch_spoils_no_other():
     assert np.array_equal(first[0].actions, right(seen(0)))
     assert np.array_equal(last[0].actions, right(seen(2)))
     assert [turn.episode.requests for turn in turns] == [1, 0, 1]
+
+
+def test_what_is_committed_is_gone_on_from_with_the_askers_own_seed():
+    policy = Inpainting()
+    sessions = Sessions(policy)
+    one, two, three = (sessions.open() for _ in range(3))
+    committed = np.full((2, 4), 0.5, np.float32)
+    turns = [
+        Turn(one, seen(1), reset_seed=3, committed=committed),
+        Turn(two, seen(2), reset_seed=4),
+        Turn(three, seen(3), reset_seed=5, committed=committed[:0]),  # nothing will be played: an ordinary question
+    ]
+    outcomes = [chunk.actions for chunk, _ in sessions.act(turns)]
+    assert np.array_equal(outcomes[0][:2], committed)
+    assert np.array_equal(outcomes[0][2:], right(seen(1))[2:])
+    assert [np.array_equal(outcomes[i], right(seen(i + 1), 3 + i)) for i in (1, 2)] == [True, True]
+    assert policy.sizes == [2]
+    sessions.act([Turn(one, seen(1), committed=committed)])
+    assert [seed for seed, _ in policy.committed] == [3, 3]
+    assert (one.requests, two.requests) == (2, 1)
+
+
+def test_a_policy_that_cannot_go_on_from_actions_is_asked_as_ever():
+    sessions = Sessions(Echo())
+    turn = Turn(sessions.open(), seen(1), committed=np.ones((2, 4), np.float32))
+    assert np.array_equal(sessions.act([turn])[0][0].actions, right(seen(1)))

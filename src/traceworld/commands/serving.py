@@ -61,8 +61,8 @@ class ServePolicy(_Server):
 
     policy: str
     """A policy's name or a checkpoint folder."""
-    adapter: Literal["libero", "droid", "aloha", "metaworld"] = "metaworld"
-    """Keys and sizes of observations and actions."""
+    adapter: Literal["libero", "droid", "aloha", "metaworld", "lerobot"] = "metaworld"
+    """Keys and sizes of observations and actions. lerobot: those of the dataset that the policy learned from."""
     prompt: str | None = None
     """The instruction of requests without one."""
     steps_per_request: int = 1
@@ -76,7 +76,7 @@ class ServePolicy(_Server):
 
     def run(self) -> int:
         from traceworld.policies.registry import load_policy
-        from traceworld.serving.adapters import adapter_named
+        from traceworld.serving.adapters import adapter_for
         from traceworld.serving.codec import CodecLimits
         from traceworld.serving.policy_server import PolicyServerConfig, serve_policy
 
@@ -88,7 +88,7 @@ class ServePolicy(_Server):
             **self._limits(),
         )
         policy = load_policy(self.policy, device=self.device)
-        _say_counts(serve_policy(policy, adapter_named(self.adapter), config, ready=self._ready), self.json)
+        _say_counts(serve_policy(policy, adapter_for(self.adapter, policy), config, ready=self._ready), self.json)
         return 0
 
 

@@ -1,4 +1,4 @@
-"""Key layouts of observations that existing openpi clients send, and what they mean here.
+"""Key layouts of observations: those that existing openpi clients send, and that of a policy's own LeRobot dataset.
 
 | layout | pictures | state | actions |
 |---|---|---|---|
@@ -6,8 +6,9 @@
 | `droid` | `observation/exterior_image_1_left`, `observation/wrist_image_left` | `observation/joint_position` [7], `observation/gripper_position` [1] | 8 |
 | `aloha` | `images`: `cam_high`, and `cam_low`, `cam_left_wrist`, `cam_right_wrist` if it has them; [3,H,W] | `state` [14] | 14 |
 | `metaworld` | `observation/image`, and `observation/wrist_image` if it has one | `observation/state` [4] | 4 |
+| `lerobot` | `observation.images.CAMERA` | `observation.state` | as in the demonstrations that the policy learned from |
 
-and `prompt` in all. Pictures are uint8, or floats from 0 to 1, with the colour axis last or first. State and actions are in the
+and `prompt` in all (`lerobot` takes `task` as well, as its frames call it). Pictures are uint8, or floats from 0 to 1, with the colour axis last or first. State and actions are in the
 robot's own unit and order: normalising is the policy's business. Any request may also hold the `traceworld/…` keys of
 `extensions.py`; other keys are ignored, as openpi's server does.
 """
@@ -23,8 +24,9 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from traceworld.errors import ConfigError, InvalidInputError
+from traceworld.policies.policy import Policy
 from traceworld.serving.extensions import PREFIX, Extras, read_extras
-from traceworld.traces.robot import ActionChunk, RobotObservation
+from traceworld.traces.robot import ActionChunk, ActionSpec, RobotObservation
 
 MAX_SIDE = 4096
 MAX_PROMPT = 4096
@@ -49,6 +51,7 @@ class Adapter:
         state: (key, how many numbers), in the order in which they make up `RobotObservation.state`.
         action_dim: numbers per action.
         channels_first: what a picture is taken for that could be read both ways.
+        prompt: the key of the instruction; `prompt` itself is always understood.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Adapter:
     state: tuple[tuple[str, int], ...]
     action_dim: int
     channels_first: bool = False
+    prompt: str = "prompt"
 
     def read(
         self, request: Any, default_prompt: str | None = None, default_step: int = 0
@@ -82,11 +86,18 @@ class Adapter:
         observation = RobotObservation(
             images=images,
             state=np.concatenate(state),
-            instruction=_prompt(request, default_prompt),
+            instruction=_prompt(request, self.prompt, default_prompt),
             depth_m=extras.depth_m,
             cameras=extras.cameras_of(images),
             step=_step(extras, default_step),
         )
+        committed = extras.committed
+        if committed is not None and committed.shape[1] != self.action_dim:
+            raise InvalidInputError(
+                f"has {committed.shape[1]} numbers per action",
+                where=f"{PREFIX}committed",
+                mend=f"send {self.action_dim}",
+            )
         for camera, depth in extras.depth_m.items():
             if depth.shape != images[camera].shape[:2]:
                 raise InvalidInputError("has another size than the picture", where=f"{PREFIX}depth_m: {camera}")
@@ -115,12 +126,13 @@ class Adapter:
             "images": ["/".join(picture.path) for picture in self.pictures],
             "state": dict(self.state),
             "action_dim": self.action_dim,
+            "prompt_key": self.prompt,
         }
 
     def example(self, seed: int = 0, size: int = 224) -> dict[str, Any]:
         """A request of noise, for trying a server out."""
         rng = np.random.default_rng(seed)
-        request: dict[str, Any] = {"prompt": "do something"}
+        request: dict[str, Any] = {self.prompt: "do something"}
         shape = (3, size, size) if self.channels_first else (size, size, 3)
         for picture in self.pictures:
             inner = request
@@ -131,14 +143,51 @@ class Adapter:
 
 
 def adapter_named(name: str) -> Adapter:
-    """The layout of that name.
+    """The layout of that name, for any policy.
 
     Raises:
         ConfigError: there is none; lists those there are.
     """
     if name in ADAPTERS:
         return ADAPTERS[name]
-    raise ConfigError(f"no adapter is called '{name}'", where="adapter", mend=f"one of {', '.join(ADAPTERS)}")
+    raise ConfigError(
+        f"no adapter is called '{name}'", where="adapter", mend=f"one of {', '.join(ADAPTERS)}, {LEROBOT}"
+    )
+
+
+def adapter_for(name: str, policy: Policy) -> Adapter:
+    """The layout of that name, for a policy: `lerobot` asks for what the policy learned from.
+
+    Args:
+        policy: whose `spec` (`ActionSpec`) and `cameras`, where it has them, decide.
+
+    Raises:
+        ConfigError: there is none; the policy does not say what it learned from, or acts on another robot than the layout's.
+    """
+    spec: ActionSpec | None = getattr(policy, "spec", None)
+    if name != LEROBOT:
+        adapter = adapter_named(name)
+        if spec is not None and spec.dim != adapter.action_dim:
+            raise ConfigError(
+                f"'{policy.name}' gives {spec.dim} numbers per action, '{name}' takes {adapter.action_dim}",
+                where="adapter",
+                mend=f"choose its robot's, or '{LEROBOT}' for the layout of the dataset it learned from",
+            )
+        return adapter
+    cameras = tuple(getattr(policy, "cameras", ()))
+    if spec is None or not spec.state_names or not cameras:
+        raise ConfigError(
+            f"'{policy.name}' does not say which cameras, state and actions it learned from",
+            where=f"adapter '{LEROBOT}'",
+            mend=f"choose one of {', '.join(ADAPTERS)}",
+        )
+    return Adapter(
+        LEROBOT,
+        tuple(Picture(camera, (f"observation.images.{camera}",)) for camera in cameras),
+        state=(("observation.state", len(spec.state_names)),),
+        action_dim=spec.dim,
+        prompt="task",
+    )
 
 
 def read_picture(value: Any, where: str, channels_first: bool = False) -> UInt8[np.ndarray, "H W 3"]:
@@ -213,14 +262,14 @@ def _kind(value: Any) -> str:
     return f"array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
-def _prompt(request: Mapping[str, Any], default: str | None) -> str:
-    value = request.get("prompt", default)
+def _prompt(request: Mapping[str, Any], key: str, default: str | None) -> str:
+    value = request.get(key, request.get("prompt", default))
     if isinstance(value, np.ndarray) and value.size == 1 and value.dtype.kind == "U":  # openpi takes such texts too
         value = value.item()
     if value is None:
-        raise InvalidInputError("is missing", where="prompt", mend="say what to do, or start the server with a prompt")
+        raise InvalidInputError("is missing", where=key, mend="say what to do, or start the server with a prompt")
     if not isinstance(value, str) or not value.strip() or len(value) > MAX_PROMPT:
-        raise InvalidInputError("is no instruction", where="prompt", mend=f"send text of 1 to {MAX_PROMPT} characters")
+        raise InvalidInputError("is no instruction", where=key, mend=f"send text of 1 to {MAX_PROMPT} characters")
     return str(value)
 
 
@@ -257,3 +306,4 @@ METAWORLD = Adapter(
 )
 
 ADAPTERS = {adapter.name: adapter for adapter in (LIBERO, DROID, ALOHA, METAWORLD)}
+LEROBOT = "lerobot"

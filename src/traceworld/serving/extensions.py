@@ -7,6 +7,7 @@
 | `traceworld/return_traces` | True: hand out the predicted traces behind the actions |
 | `traceworld/depth_m` | camera → [H,W] metres, NaN or 0 unknown |
 | `traceworld/cameras` | camera → {`K` [3,3] px, `cam_from_world` [4,4]} |
+| `traceworld/committed` | [J,A] actions that will be played whatever is answered: a policy that can goes on from them |
 
 Cameras are called as in `adapters.py`: `scene`, `wrist`, … The answer has `traceworld/done`, and `traceworld/traces` if asked.
 """
@@ -24,8 +25,9 @@ from traceworld.errors import InvalidInputError
 from traceworld.traces.types import Camera, TracePrediction
 
 PREFIX = "traceworld/"
-EXTENSIONS = ("reset", "step", "return_traces", "depth_m", "cameras")
+EXTENSIONS = ("reset", "step", "return_traces", "depth_m", "cameras", "committed")
 _MAX_STEP = 2**31
+_MAX_COMMITTED = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,7 @@ class Extras:
         return_traces: hand out the predicted traces.
         depth_m: camera → [H,W].
         poses: camera → (K, cam_from_world).
+        committed: [J,A] what will be played meanwhile; None: nothing was said of it.
     """
 
     reset_seed: int | None = None
@@ -45,6 +48,7 @@ class Extras:
     return_traces: bool = False
     depth_m: Mapping[str, Float32[np.ndarray, "_h _w"]] = field(default_factory=dict)
     poses: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    committed: Float32[np.ndarray, "J A"] | None = None
 
     def cameras_of(self, images: Mapping[str, np.ndarray]) -> dict[str, Camera]:
         """The calibrated cameras, at the sizes of their pictures.
@@ -84,6 +88,7 @@ def read_extras(request: Mapping[Any, Any]) -> Extras:
         return_traces=_flag(given.get("return_traces", False), "return_traces"),
         depth_m={name: _depth(value, name) for name, value in _map(given, "depth_m").items()},
         poses={name: _pose(value, name) for name, value in _map(given, "cameras").items()},
+        committed=_committed(given.get("committed")),
     )
 
 
@@ -121,6 +126,19 @@ def _step(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < _MAX_STEP:
         raise InvalidInputError("is no number of steps", where=f"{PREFIX}step", mend="send 0 or more")
     return int(value)
+
+
+def _committed(value: Any) -> Float32[np.ndarray, "J A"] | None:
+    if value is None:
+        return None
+    where = f"{PREFIX}committed"
+    if not isinstance(value, np.ndarray) or value.ndim != 2 or value.dtype.kind != "f" or len(value) > _MAX_COMMITTED:
+        raise InvalidInputError("is no chunk of actions", where=where, mend="send floats [J,A]")
+    with np.errstate(over="ignore"):
+        actions = value.astype(np.float32)
+    if not np.isfinite(actions).all():
+        raise InvalidInputError("holds NaN or infinity", where=where)
+    return actions
 
 
 def _map(given: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -293,7 +293,7 @@ class PolicyServer:
         episode = conversation.episode
         step = episode.requests * self.config.steps_per_request
         observation, extras = self._adapter.read(unpack(message, self.config.limits), self.config.default_prompt, step)
-        turn = Turn(episode, observation, extras.reset_seed, extras.return_traces)
+        turn = Turn(episode, observation, extras.reset_seed, extras.return_traces, extras.committed)
         try:
             chunk, seconds = await self._worker.submit(
                 turn, self.config.inference_timeout_s, lambda: conversation.socket.state == _OPEN

@@ -9,6 +9,8 @@ How one policy serves several connections depends on what it offers beyond `Poli
 - none of these: one connection at a time; a second one is told so.
 
 A policy with an attribute `predictions` is told through it, for each request, whether the traces behind the actions are wanted.
+One with `act_after(observation, committed)` (`policies.chunking.InpaintingPolicy`) is asked so, apart from the others, where a request
+says what will be played meanwhile.
 """
 
 from __future__ import annotations
@@ -18,6 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float32
+
+from traceworld.policies.chunking import InpaintingPolicy
 from traceworld.policies.policy import Policy
 from traceworld.serving.refusals import BusyError
 from traceworld.traces.robot import ActionChunk, RobotObservation
@@ -47,12 +53,20 @@ class Episode:
 
 @dataclass(frozen=True, eq=False)
 class Turn:
-    """One request: what is seen, the seed of the episode that begins with it (if one does), whether traces are wanted."""
+    """One request: what is seen, the seed of the episode that begins with it (if one does), whether traces are wanted, and
+    what will be played until the answer is there."""
 
     episode: Episode
     observation: RobotObservation
     reset_seed: int | None = None
     with_traces: bool = False
+    committed: Float32[np.ndarray, "J A"] | None = None
+
+    @property
+    def heeded(self) -> bool:
+        """Whether the policy goes on from what is committed."""
+        committed = self.committed
+        return committed is not None and len(committed) > 0 and isinstance(self.episode.policy, InpaintingPolicy)
 
 
 Outcome = tuple[ActionChunk, float]
@@ -101,11 +115,10 @@ class Sessions:
 
     def act(self, turns: Sequence[Turn]) -> list[Outcome | Exception]:
         """The chunks of some turns, or what went wrong with each."""
-        if self._together is None:
-            return [self._alone(turn) for turn in turns]
-        outcomes: dict[int, Outcome | Exception] = {}
+        apart = [index for index, turn in enumerate(turns) if self._together is None or turn.heeded]
+        outcomes: dict[int, Outcome | Exception] = {index: self._alone(turns[index]) for index in apart}
         for wanted in (False, True):
-            group = [index for index, turn in enumerate(turns) if turn.with_traces is wanted]
+            group = [i for i, turn in enumerate(turns) if i not in outcomes and turn.with_traces is wanted]
             outcomes.update(zip(group, self._in_one_call([turns[index] for index in group], wanted), strict=True))
         return [outcomes[index] for index in range(len(turns))]
 
@@ -129,13 +142,14 @@ class Sessions:
         return [(chunk, seconds) for chunk in chunks]
 
     def _alone(self, turn: Turn) -> Outcome | Exception:
-        episode = turn.episode
+        episode, committed = turn.episode, turn.committed
+        policy: Any = episode.policy
         try:
-            if episode.turn(turn.reset_seed):
-                episode.policy.reset(episode.seed)
-            _say_wanted(episode.policy, turn.with_traces)
+            if episode.turn(turn.reset_seed) or self._together is not None:  # one that all share knows the last asker's
+                policy.reset(episode.seed)
+            _say_wanted(policy, turn.with_traces)
             started = time.perf_counter()
-            chunk = episode.policy.act(turn.observation)
+            chunk = policy.act_after(turn.observation, committed) if turn.heeded else policy.act(turn.observation)
         except Exception as error:
             return error
         episode.requests += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from traceworld.training.loop import TrainResult, train
 from traceworld.training.policy_features import FeatureStore, feature_store, glances, kept_frames
 from traceworld.training.registry import ModelKind
 from traceworld.training.sources import TrainingData
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,7 @@ def train_policy(config: TrainConfig, what: PolicyTraining, demonstrations: Demo
         raise DatasetError("leave no episode to train on", where=demonstrations.name, mend="lower val_fraction")
     policy = config_for(demonstrations, what)
     scales = scales_for(demonstrations, policy, chosen["train"])
+    _say_cameras(policy, scales.cameras)
     model = PolicyModel(policy, load_mu0(what.mu0), scales)
     device = _device(config.device)
     store = None
@@ -239,6 +243,17 @@ def scales_for(demonstrations: Demonstrations, config: PolicyConfig, episodes: l
     if config.normalise == "none":
         return ActionScales.unit(config.state_dim, demonstrations.spec, cameras)
     return measure_scales((_numbers(demonstrations, index)[:2] for index in episodes), demonstrations.spec, cameras)
+
+
+def _say_cameras(policy: PolicyConfig, cameras: tuple[str, ...]) -> None:
+    """A dataset calls its cameras as it likes, so say what each is taken for, and aloud if one goes unseen."""
+    read = policy.looks_at(cameras)
+    log.info("scene camera '%s', gripper's camera %s", read[0], f"'{read[1]}'" if read[1:] else "none")
+    if unread := [camera for camera in cameras if camera not in read]:
+        log.warning(
+            "reads '%s' as the scene%s; not read: %s. To choose: --cameras SCENE %s=THE-GRIPPERS",
+            read[0], f" and '{read[1]}' as the gripper's" if read[1:] else "", ", ".join(unread), policy.gripper.camera
+        )  # fmt: skip
 
 
 def _numbers(demonstrations: Demonstrations, index: int) -> tuple[np.ndarray, np.ndarray, str]:

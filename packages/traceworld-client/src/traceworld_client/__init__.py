@@ -11,6 +11,7 @@ from traceworld_client.errors import (
 )
 from traceworld_client.policy import PolicyClient
 from traceworld_client.predict import PredictClient, TraceAnswer
+from traceworld_client.real_time import RealTimePlayer
 
 __all__ = [
     "BusyError",
@@ -20,6 +21,7 @@ __all__ = [
     "InvalidRequestError",
     "PolicyClient",
     "PredictClient",
+    "RealTimePlayer",
     "ServerError",
     "ServerTimeoutError",
     "TraceAnswer",

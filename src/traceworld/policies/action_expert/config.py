@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -164,6 +164,11 @@ class PolicyConfig:
             from traceworld.policies.action_expert.official.switches import check_official
 
             check_official(self)
+
+    def looks_at(self, cameras: Sequence[str]) -> tuple[str, ...]:
+        """Of some cameras, the scene camera first, those whose pictures it reads: that one, and the gripper's."""
+        gripper = self.gripper.camera if self.gripper.source != "none" else None
+        return (*cameras[:1], *(camera for camera in cameras[1:] if camera == gripper))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""

@@ -49,8 +49,8 @@ class ActionExpertPolicy:
 
     @property
     def cameras(self) -> tuple[str, ...]:
-        """Names of the cameras of its demonstrations, the scene camera first: what it is to be shown."""
-        return self.model.scales.cameras
+        """Of the cameras of its demonstrations those that it is to be shown, the scene camera first."""
+        return self.config.looks_at(self.model.scales.cameras)
 
     @property
     def wants_depth(self) -> bool:
