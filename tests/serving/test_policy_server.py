@@ -13,9 +13,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from traceworld.errors import ConfigError
-from traceworld.serving.adapters import LIBERO, METAWORLD
+from traceworld.serving.adapters import LIBERO, METAWORLD, adapter_for
 from traceworld.serving.codec import CodecLimits, pack, unpack
 from traceworld.serving.policy_server import PolicyServerConfig
+from traceworld.traces.robot import ActionSpec
 
 EXAMPLE = METAWORLD.example(0, size=32)
 
@@ -79,6 +80,17 @@ def test_the_server_speaks_first_and_says_what_it_is(echo):
     assert metadata["reset_pose"] == [0, 1]
     assert (metadata["policy"], metadata["adapter"], metadata["action_dim"]) == ("echo", "metaworld", 4)
     assert "traceworld/return_traces" in metadata["extensions"]
+
+
+def test_a_policy_that_knows_what_its_numbers_mean_says_so():
+    policy = Echo(dim=2)
+    policy.spec = ActionSpec(("dx", "grip"), (-1.0, -1.0), (1.0, 1.0), 20.0, ("x", "opening"))
+    policy.cameras = ("top",)
+    with policy_server(policy, adapter_for("lerobot", policy)) as running, connect(running.url, compression=None) as ws:
+        metadata = unpack(ws.recv(timeout=20))
+    assert metadata["control_hz"] == 20.0
+    assert (metadata["action_names"], metadata["state_names"]) == (["dx", "grip"], ["x", "opening"])
+    assert metadata["images"] == ["observation.images.top"]
 
 
 def test_an_answer_is_right_and_holds_what_openpi_clients_read(echo):

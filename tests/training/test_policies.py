@@ -267,6 +267,20 @@ def test_a_policy_is_trained_and_acts(tmp_path, mu0_folder):
     assert result.parameters > result.trained_parameters
 
 
+def test_cameras_that_are_not_read_are_named_and_not_asked_for(tmp_path, mu0_folder, caplog):
+    write_lerobot(ToyDemonstrations(2, 8), tmp_path / "lerobot", pictures="png")
+    named = {"front": "scene", "hand": "wrist"}
+    demos = open_demonstrations(tmp_path / "lerobot", cameras=named)
+    policy = load_policy(run(tmp_path, mu0_folder, 1, demos=demos).model)
+    assert "reads 'front' as the scene; not read: hand" in caplog.text
+    assert "wrist=" in caplog.text  # how to have it read
+    assert policy.cameras == ("front",)
+    caplog.clear()
+    demos = open_demonstrations(tmp_path / "lerobot", cameras={"front": "scene", "wrist": "wrist"})
+    assert load_policy(run(tmp_path, mu0_folder, 1, "both", demos=demos).model).cameras == ("front", "wrist")
+    assert "not read" not in caplog.text
+
+
 def test_mu0_is_the_same_to_the_last_bit_after_training(tmp_path, mu0_folder):
     result = run(tmp_path, mu0_folder, features=False)
     policy = load_policy(result.model)

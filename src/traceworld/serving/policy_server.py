@@ -2,7 +2,7 @@
 
 1. `GET /healthz` answers 200 `OK`, `GET /metrics` Prometheus' text; any other request is a websocket handshake, with
    `Authorization: Api-Key KEY` if the server has a key. Port 8000 unless told otherwise.
-2. The server speaks first: one msgpack map of metadata.
+2. The server speaks first: one msgpack map of metadata (keys and sizes of observations; what the policy's numbers mean, and its rate).
 3. The client sends an observation (`adapters.py`), the server answers `actions` [K,A], `policy_timing`, `server_timing`.
 4. An error is a text message, `[word] where: what (mend)` with the words of `refusals.py`, and the connection is closed with
    code 1011; after `[busy]` it stays open, for the same request may succeed later.
@@ -37,6 +37,7 @@ from traceworld.serving.keys import has_key
 from traceworld.serving.metrics import ServerMetrics
 from traceworld.serving.refusals import BusyError, PolicyError, StoppingError, word_of
 from traceworld.serving.sessions import Episode, Outcome, Sessions, Turn
+from traceworld.traces.robot import ActionSpec
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +131,7 @@ class PolicyServer:
         self._metadata = pack(
             {
                 **adapter.describe(),
+                **_meaning(getattr(policy, "spec", None)),
                 "policy": policy.name,
                 "prompt": self.config.default_prompt,
                 "extensions": [PREFIX + name for name in EXTENSIONS],
@@ -318,6 +320,17 @@ class PolicyServer:
         await socket.send(f"[{word_of(error)}] {error}")
         if code is not None:
             await socket.close(code, f"{word_of(error)}: see the message before")
+
+
+def _meaning(spec: ActionSpec | None) -> dict[str, Any]:
+    """What the policy's numbers mean, where it says so."""
+    if spec is None:
+        return {}
+    return {
+        "control_hz": spec.control_hz,
+        "action_names": list(spec.names),
+        "state_names": list(spec.state_names),
+    }
 
 
 def _foreign_page(headers: Any) -> bool:
