@@ -1,7 +1,8 @@
 """Make the shipped `act-nano` and the table it is judged by: demonstrations, policies at one size and budget, rollouts.
 
     python recipes/act_nano.py --out runs/act-mt10 --section policies-mt10          # everything; run it again to go on
-    python recipes/act_nano.py --out runs/act-mt10-few --demos 5 --every 1 --steps 2500 --section policies-mt10-few --no-install
+    python recipes/act_nano.py --out runs/act-mt10-few --demos 5 --every 1 --steps 2500 --policies act-nano without-trace --section policies-mt10-few --no-install
+    python recipes/act_nano.py --out runs/act-mt10-few --demos 5 --every 1 --steps 2500 --policies diffusion act --section policies-mt10-few-heads --no-install
     python recipes/act_nano.py --out runs/act-mt10-few-paper --demos 5 --every 1 --steps 2500 --scene none --policies act-nano without-trace untrained-mu0 --section policies-mt10-few-paper --no-install
     python recipes/act_nano.py --out runs/act-mt50 --suite mt50 --demos 25 --steps 11000 --episodes 10 --policies act-nano --section policies-mt50 --name act-nano-mt50
 

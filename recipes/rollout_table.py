@@ -22,7 +22,13 @@ from traceworld.errors import ConfigError, DatasetError
 from traceworld.evaluation.rollout_report import PUBLISHED_MT50, RESULTS_FILE, published_mean
 
 Section = Literal[
-    "policies-mt10", "policies-mt10-few", "policies-mt10-few-paper", "policies-mt50", "follower", "latency"
+    "policies-mt10",
+    "policies-mt10-few",
+    "policies-mt10-few-heads",
+    "policies-mt10-few-paper",
+    "policies-mt50",
+    "follower",
+    "latency",
 ]
 GROUPS = ("easy", "medium", "hard", "very-hard")
 

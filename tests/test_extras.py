@@ -11,7 +11,7 @@ import pytest
 
 import traceworld
 from traceworld.errors import MissingExtraError
-from traceworld.extras import EXTRA_OF, package_of, require
+from traceworld.extras import EXTRA_OF, OWN_PACKAGES, package_of, require
 
 ROOT = Path(__file__).parents[1]
 SRC = Path(traceworld.__file__).parent
@@ -54,6 +54,9 @@ def test_the_search_sees_what_is_asked_for():
 
 @pytest.mark.parametrize("module", sorted(asked_for()))
 def test_every_module_that_is_asked_for_comes_with_an_extra(module):
+    if module in OWN_PACKAGES:
+        assert (ROOT / OWN_PACKAGES[module] / "pyproject.toml").is_file()
+        return
     needed = "tensorboard" if module == "torch.utils.tensorboard" else module.split(".")[0]
     assert needed in EXTRA_OF, f"{asked_for()[module]} requires {module}: say in extras.py which extra brings it"
 

@@ -35,3 +35,10 @@ def test_only_the_plugin_of_that_name_is_loaded(monkeypatch):
         named.make_plugin("g", "good", list, "list", "order")
     with pytest.raises(ConfigError, match="no_such_module"):
         named.make_plugin("g", "bad", dict, "mapping", "keys")
+
+
+def test_a_plugins_own_error_comes_out_as_it_is(monkeypatch):
+    entry = EntryPoint("remote", "traceworld.serving.remote_policy:load_remote", "g")
+    monkeypatch.setattr(named, "entry_points", lambda group: [entry])
+    with pytest.raises(ConfigError, match=r"has no address(?s:.*)ws://HOST:PORT"):
+        named.make_plugin("g", "remote", object, "policy", "an address")

@@ -39,7 +39,11 @@ EXTRA_OF = {
 _NEEDS = {"torch.utils.tensorboard": "tensorboard"}
 """Modules of a package that is there anyway, which work only beside another one."""
 
+OWN_PACKAGES = {"traceworld_client": "./packages/traceworld-client"}
+"""Module → the package of this repository that brings it."""
+
 _PACKAGE_OF = {
+    **OWN_PACKAGES,
     "huggingface_hub": "huggingface-hub",
     "prometheus_client": "prometheus-client",
     "python_multipart": "python-multipart",

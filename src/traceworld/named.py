@@ -6,7 +6,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from traceworld.errors import CheckpointError, ConfigError, MissingWeightsError
+from traceworld.errors import CheckpointError, ConfigError, MissingWeightsError, TraceworldError
 
 
 def shipped_folder(weights: Path, name: str, recipe: str) -> Path:
@@ -38,7 +38,8 @@ def make_plugin(group: str, name: str, protocol: Any, what: str, needs: str) -> 
         protocol: class that it must be of. what, needs: the same in words, for the error.
 
     Raises:
-        ConfigError: it cannot be loaded or called, or is something else; names the plug-in.
+        ConfigError: it cannot be loaded or called, or is something else; names the plug-in. What it raises itself of
+            `TraceworldError` comes out as it is.
     """
     kind, _, rest = name.partition(":")
     for entry in entry_points(group=group):
@@ -63,6 +64,8 @@ def _made(entry: EntryPoint, arguments: list[str], protocol: Any, what: str, nee
     where = f"{entry.group}: {entry.name} = {entry.value}"
     try:
         made = entry.load()(*arguments)
+    except TraceworldError:
+        raise  # it knows best what is wrong
     except Exception as error:
         raise ConfigError(f"the plug-in fails: {error!r}", where=where, mend="update or remove its package") from error
     if not isinstance(made, protocol):

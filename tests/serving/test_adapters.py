@@ -19,7 +19,7 @@ from traceworld.serving.adapters import (
 )
 from traceworld.serving.codec import pack, unpack
 from traceworld.serving.extensions import PREFIX, read_extras, write_traces
-from traceworld.traces.robot import ActionChunk, ActionSpec
+from traceworld.traces.robot import ActionChunk, ActionSpec, RobotObservation
 from traceworld.traces.types import TracePrediction
 
 rng = np.random.default_rng(0)
@@ -85,6 +85,29 @@ def test_examples_are_read_over_the_wire(name):
     assert observation.images["scene"].shape == (32, 32, 3)
     assert len(observation.state) == {"libero": 8, "droid": 8, "aloha": 14, "metaworld": 4}[name]
     assert adapter.describe()["action_dim"] == {"libero": 7, "droid": 8, "aloha": 14, "metaworld": 4}[name]
+
+
+@pytest.mark.parametrize("name", [*ADAPTERS, "lerobot"])
+def test_what_is_asked_is_read_as_what_was_seen(name):
+    adapter = adapter_for(name, Trained() if name == "lerobot" else Echo())
+    seen, _ = adapter.read(adapter.example(2, size=8))
+    names = {"scene": "corner4"}  # every simulator calls its scene camera otherwise
+    images = {names.get(camera, camera): image for camera, image in seen.images.items()}
+    asked = adapter.ask(RobotObservation(images, seen.state, "push"))
+    again, _ = adapter.read(unpack(pack(asked)))
+    assert list(again.images) == list(seen.images)
+    assert all(np.array_equal(again.images[camera], seen.images[camera]) for camera in seen.images)
+    assert np.array_equal(again.state, seen.state)
+    assert again.instruction == "push"
+
+
+def test_what_cannot_be_asked_is_named():
+    seen = RobotObservation({"front": IMAGE}, np.zeros(4, np.float32), "push")
+    assert "observation/wrist_image" not in METAWORLD.ask(seen)  # it may lack it
+    with pytest.raises(InvalidInputError, match=r"no camera 'wrist', which 'droid' wants(?s:.*)it has front"):
+        DROID.ask(seen)
+    with pytest.raises(InvalidInputError, match="has 3 numbers, 'metaworld' takes 4"):
+        METAWORLD.ask(RobotObservation({"front": IMAGE}, np.zeros(3, np.float32), "push"))
 
 
 def test_float_pictures_become_bytes_as_openpi_makes_them():

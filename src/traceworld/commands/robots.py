@@ -22,7 +22,8 @@ class Rollout:
     """Let a policy act in simulated worlds and count its successes."""
 
     policy: str
-    """A policy's name or checkpoint folder; `expert` and `random` check the benchmark itself."""
+    """A policy's name or checkpoint folder, follow:PREDICTOR, spatial:PREDICTOR, openpi:ADDRESS of a server; `expert` and `random`
+    check the benchmark itself."""
     env: str
     """A suite (mt10, mt50, mt50-easy … mt50-very-hard, atomic8, atomic65) or SIMULATOR:TASK, e.g. metaworld:drawer-open."""
     out: Path | None = None

@@ -23,7 +23,7 @@ def policy_names() -> list[str]:
 
 def load_policy(name_or_path: str | Path, device: str = "cpu") -> Policy:
     """A policy by name (`act-nano`, a plug-in's) or from a checkpoint folder; `follow:PREDICTOR` follows any predictor's traces,
-    `spatial:PREDICTOR` carries out one spatial trace that a predictor says in words.
+    `spatial:PREDICTOR` carries out one spatial trace that a predictor says in words; `openpi:ws://HOST:PORT` asks a policy server.
 
     Third parties register a class or function under the entry-point group `traceworld.policies`; it is called without
     arguments, or for `NAME:TEXT` with the text.

@@ -16,7 +16,7 @@ robot's own unit and order: normalising is the policy's business. Any request ma
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +103,43 @@ class Adapter:
                 raise InvalidInputError("has another size than the picture", where=f"{PREFIX}depth_m: {camera}")
         return observation, extras
 
+    def ask(self, observation: RobotObservation) -> dict[str, Any]:
+        """The request that `read` reads as this observation: what a client of such a server sends.
+
+        Raises:
+            InvalidInputError: the observation lacks a camera, or has another number of states.
+        """
+        request: dict[str, Any] = {self.prompt: observation.instruction}
+        sent = self.cameras_of(observation)
+        for picture in self.pictures:
+            if picture.camera not in sent:
+                if picture.required:
+                    raise InvalidInputError(
+                        f"has no camera '{picture.camera}', which '{self.name}' wants",
+                        where="RobotObservation.images",
+                        mend=f"it has {', '.join(observation.images)}",
+                    )
+                continue
+            image = observation.images[sent[picture.camera]]
+            inner = request
+            for key in picture.path[:-1]:
+                inner = inner.setdefault(key, {})
+            inner[picture.path[-1]] = np.moveaxis(image, 2, 0) if self.channels_first else image
+        sizes = [size for _, size in self.state]
+        if len(observation.state) != sum(sizes):
+            raise InvalidInputError(
+                f"has {len(observation.state)} numbers, '{self.name}' takes {sum(sizes)}",
+                where="RobotObservation.state",
+            )
+        parts = np.split(observation.state, np.cumsum(sizes)[:-1])
+        return request | {key: part for (key, _), part in zip(self.state, parts, strict=True)}
+
+    def cameras_of(self, observation: RobotObservation) -> dict[str, str]:
+        """Name here → name in the observation: the scene camera whatever it is called, the others by their names."""
+        scene, *others = self.pictures
+        there = {scene.camera: observation.scene_camera}
+        return there | {each.camera: each.camera for each in others if each.camera in observation.images}
+
     def write(self, chunk: ActionChunk) -> dict[str, Any]:
         """The answer's actions; the caller adds timing (and traces, on request).
 
@@ -181,11 +218,16 @@ def adapter_for(name: str, policy: Policy) -> Adapter:
             where=f"adapter '{LEROBOT}'",
             mend=f"choose one of {', '.join(ADAPTERS)}",
         )
+    return lerobot_adapter(cameras, len(spec.state_names), spec.dim)
+
+
+def lerobot_adapter(cameras: Sequence[str], state_dim: int, action_dim: int) -> Adapter:
+    """The layout of a LeRobot dataset's frames, the scene camera first."""
     return Adapter(
         LEROBOT,
         tuple(Picture(camera, (f"observation.images.{camera}",)) for camera in cameras),
-        state=(("observation.state", len(spec.state_names)),),
-        action_dim=spec.dim,
+        state=(("observation.state", state_dim),),
+        action_dim=action_dim,
         prompt="task",
     )
 
