@@ -86,11 +86,20 @@ class RemotePolicy:
             answer = self._client.infer(request, retries=RETRIES)
         except self._package.ClientError as error:
             raise self._meant(error) from error
-        actions = np.array(answer.get("actions"), np.float32)
+        actions = self._actions(answer.get("actions"))
+        said = answer.get("server_timing")
+        took = said.items() if isinstance(said, dict) else ()
+        timing = {name.removesuffix("_ms"): 1e-3 * ms for name, ms in took if isinstance(ms, int | float)}
+        return ActionChunk(actions, timing=timing, done=bool(answer.get(f"{PREFIX}done", False)))
+
+    def _actions(self, given: Any) -> Float32[np.ndarray, "K A"]:
+        try:
+            actions = np.array(given, np.float32)
+        except (TypeError, ValueError):
+            actions = np.zeros(0, np.float32)
         if actions.ndim != 2 or not len(actions) or not np.isfinite(actions).all():
             raise PolicyError("answers no chunk of actions", where=self._address)
-        timing = {name: 1e-3 * float(ms) for name, ms in dict(answer.get("server_timing", {})).items()}
-        return ActionChunk(actions, timing=timing, done=bool(answer.get(f"{PREFIX}done", False)))
+        return actions
 
     def _geometry(self, observation: RobotObservation) -> dict[str, Any]:
         """Depth and poses, of the cameras that are sent, by the names that they have there."""
