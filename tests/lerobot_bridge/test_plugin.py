@@ -13,7 +13,7 @@ import torch
 
 pytest.importorskip("lerobot_policy_traceworld")
 
-from lerobot.configs import PreTrainedConfig
+from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.policies.factory import make_pre_post_processors
 from lerobot_policy_traceworld import TraceworldConfig, TraceworldPolicy
 from lerobot_policy_traceworld.convert import convert
@@ -142,6 +142,59 @@ def test_our_checkpoint_becomes_lerobot_s_and_can_be_gone_on_with(trained, datas
         not torch.equal(a, b) for a, b in zip(on.own_state().values(), ours.model.own_state().values(), strict=True)
     ]
     assert any(changed)
+
+
+def made_for(cameras, gripper):
+    """A policy of random weights for a dataset with these cameras."""
+    features = {f"observation.images.{name}": PolicyFeature(FeatureType.VISUAL, (3, 24, 32)) for name in cameras}
+    features["observation.state"] = PolicyFeature(FeatureType.STATE, (2,))
+    unit = {name: np.full(2, value) for name, value in {"mean": 0.0, "std": 1.0, "min": -1.0, "max": 1.0}.items()}
+    config = TraceworldConfig(
+        input_features=features,
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (2,))},
+        chunk_size=4,
+        n_action_steps=3,
+        gripper_camera=gripper,
+        device="cpu",
+        push_to_hub=False,
+    )
+    return TraceworldPolicy(config, {"action": unit, "observation.state": unit}).eval()
+
+
+@pytest.mark.parametrize(
+    ("cameras", "gripper", "read"),
+    [
+        (["top", "hand", "side"], "observation.images.hand", ("top", "hand")),
+        (["top", "wrist"], "", ("top", "wrist")),
+        (["top", "side"], "", ("top",)),
+    ],
+)
+def test_the_gripper_s_camera_may_be_called_anything(tmp_path, cameras, gripper, read):
+    theirs = made_for(cameras, gripper)
+    theirs.save_pretrained(tmp_path / "own")
+    ours = load_policy(tmp_path / "own/traceworld")
+    assert ours.cameras == read
+    converted = TraceworldPolicy.from_pretrained(convert(tmp_path / "own/traceworld", tmp_path / "converted"))
+    rng = np.random.default_rng(0)
+
+    def acted(changed):
+        """The same chunk, three ways."""
+        images = {name: rng.integers(0, 256, (24, 32, 3), dtype=np.uint8) for name in cameras} | changed
+        seen = RobotObservation(images, np.float32([0.1, 0.2]), "go")
+        batch = {key: value[None] if torch.is_tensor(value) else value for key, value in as_batch(seen).items()}
+        ours.reset(0)
+        chunks = [ours.act(seen).actions]
+        for policy in (theirs, converted):
+            policy.reset()
+            chunks.append(policy.predict_action_chunk(batch)[0].numpy())
+        for chunk in chunks[1:]:
+            np.testing.assert_allclose(chunk, chunks[0], atol=1e-5)
+        return images, chunks[0]
+
+    images, before = acted({})
+    for name in cameras:
+        _, after = acted({**images, name: 255 - images[name]})
+        assert np.allclose(after, before, atol=1e-6) == (name not in read)
 
 
 def test_damaged_weights_and_missing_features_are_refused(trained, tmp_path):

@@ -23,12 +23,15 @@ def convert(folder: str | Path, out: str | Path, device: str = "cpu") -> Path:
     record = read_policy_record(folder)
     scales = ActionScales.from_dict(record["scales"])
     keys = [f"observation.images.{name}" for name in scales.cameras] or ["observation.images.scene"]
+    gripper = record["config"]["gripper"]
+    read = gripper["source"] != "none" and gripper["camera"] in scales.cameras[1:]
     pictures = {key: PolicyFeature(FeatureType.VISUAL, (3, 256, 256)) for key in keys}
     stored = record["mu0"]["stored"]
     config = TraceworldConfig(
         mu0=str((folder / MU0_FOLDER).resolve()) if stored else record["mu0"]["source"],
         checkpoint=str(folder),
         scene_camera=keys[0],
+        gripper_camera=f"observation.images.{gripper['camera']}" if read else "",
         chunk_size=record["config"]["chunk"],
         n_action_steps=min(8, record["config"]["chunk"]),
         store_mu0=stored,

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from lerobot_policy_traceworld.configuration_traceworld import TraceworldConfig
 from traceworld.errors import CheckpointError, ConfigError
 from traceworld.policies.action_expert.checkpoint import fill_policy, load_mu0, read_policy_record, save_policy
-from traceworld.policies.action_expert.config import PolicyConfig
+from traceworld.policies.action_expert.config import GripperConfig, PolicyConfig
 from traceworld.policies.action_expert.model import PolicyModel
 from traceworld.policies.action_expert.normalisation import ActionScales
 from traceworld.policies.action_expert.sizes import policy_config
@@ -55,6 +56,7 @@ class TraceworldPolicy(PreTrainedPolicy):
         else:
             sizes = (config.robot_state_feature.shape[0], config.action_feature.shape[0])
             built = policy_config(config.size, *sizes, chunk=config.chunk_size, trace=config.trace or None)
+            built = replace(built, gripper=_gripper_of(config, built.gripper))
             scales = scales_of(config, dataset_stats, dataset_meta)
         self.model = PolicyModel(built, load_mu0(config.mu0), scales)
         if folder is not None:
@@ -147,6 +149,15 @@ class TraceworldPolicy(PreTrainedPolicy):
         return model
 
 
+def _gripper_of(config: TraceworldConfig, usual: GripperConfig) -> GripperConfig:
+    """The gripper's stem under the name of this dataset's camera, by which traceworld's own policy asks for it; none without one."""
+    return replace(usual, camera=_short(config.gripper)) if config.gripper else replace(usual, source="none")
+
+
+def _short(key: str) -> str:
+    return key.rsplit(".", 1)[-1]
+
+
 def scales_of(config: TraceworldConfig, dataset_stats: Any, dataset_meta: Any) -> ActionScales:
     """Means, spreads, bounds and names out of a LeRobot dataset.
 
@@ -176,7 +187,7 @@ def scales_of(config: TraceworldConfig, dataset_stats: Any, dataset_meta: Any) -
         _names(features, STATE, len(numbers(STATE, "mean"))),
     )
     cameras = [config.scene, *([config.gripper] if config.gripper else [])]
-    return ActionScales(*moments(STATE), *moments(ACTION), spec, tuple(key.rsplit(".", 1)[-1] for key in cameras))
+    return ActionScales(*moments(STATE), *moments(ACTION), spec, tuple(map(_short, cameras)))
 
 
 def _names(features: Any, key: str, size: int) -> tuple[str, ...]:
