@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ from traceworld.sim.corpus import build_corpus
 from traceworld.sim.embodiments import EMBODIMENTS, check_embodiment
 from traceworld.sim.tasks import HELD_OUT, TRAINED, resolve_tasks
 from traceworld.sim.variety import Variety
-from traceworld.sim.workers import one_thread
+from traceworld.sim.workers import worker_pool
 from traceworld.traces.store import open_dataset
 from traceworld.training import TrainConfig
 
@@ -351,8 +350,7 @@ def warm_up(options: FewShot, pretrained: dict[str, dict[str, Any]]) -> list[dic
         for job in todo:
             run_cell(job)
     elif todo:
-        # spawn: a forked child would share the parent's thread pools
-        with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn"), initializer=one_core) as pool:
+        with worker_pool(options.jobs, torch.set_num_threads, 1) as pool:
             running = [pool.submit(run_cell, job) for job in todo]
             try:
                 for number, future in enumerate(as_completed(running), 1):
@@ -361,12 +359,6 @@ def warm_up(options: FewShot, pretrained: dict[str, dict[str, Any]]) -> list[dic
                 pool.shutdown(cancel_futures=True)
                 raise
     return [json.loads(job.result.read_text()) for job in jobs]
-
-
-def one_core() -> None:
-    """One process is one core: in linear algebra, pictures and torch."""
-    one_thread()
-    torch.set_num_threads(1)
 
 
 def run_cell(job: Job) -> str:

@@ -9,10 +9,9 @@ matter which process plays it or in which order, and a run that was killed goes 
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from traceworld.policies.registry import load_policy
 from traceworld.sim.control import ControlEnv, MetaworldEnv
 from traceworld.sim.control_policies import RandomPolicy, ScriptedExpert
 from traceworld.sim.suites import Suite, episode_seed, find_suite, make_env
-from traceworld.sim.workers import one_thread
+from traceworld.sim.workers import worker_pool
 
 log = logging.getLogger(__name__)
 
@@ -240,10 +239,7 @@ def _run(
         finally:
             bench.close()
         return
-    # spawn: a forked child would share the parent's GL driver and thread pools
-    context = multiprocessing.get_context("spawn")
-    given = (policy, config, suite, folder, device)
-    with ProcessPoolExecutor(workers, context, initializer=_begin_work, initargs=given) as pool:
+    with worker_pool(workers, _begin_work, policy, config, suite, folder, device) as pool:
         running = [pool.submit(_work, *job) for job in todo]
         try:
             for future in as_completed(running):
@@ -260,7 +256,6 @@ _BENCH: _Bench | None = None
 
 def _begin_work(*given: Any) -> None:
     global _GIVEN
-    one_thread()
     _GIVEN = given
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import time
 import zlib
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from traceworld.sim.rendering import SceneRenderer
 from traceworld.sim.sampling import sample_points
 from traceworld.sim.tasks import resolve_tasks
 from traceworld.sim.variety import Variety
-from traceworld.sim.workers import one_thread
+from traceworld.sim.workers import worker_pool
 from traceworld.sim.worlds import STEP_S, Rollout, Stage, World, versions
 from traceworld.traces.manifest import read_statuses
 from traceworld.traces.types import Clip, Media
@@ -191,8 +190,7 @@ def _run(out: Path, todo: list[tuple[str, int, int]], config: CorpusConfig, work
             build_item(out, *item, config)
             yield item
         return
-    # spawn: a forked child would share the parent's GL driver and thread pools
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=one_thread) as pool:
+    with worker_pool(workers) as pool:
         running = {pool.submit(build_item, out, *item, config): item for item in todo}
         try:
             for future in as_completed(running):

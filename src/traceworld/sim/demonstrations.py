@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -30,7 +29,7 @@ from traceworld.errors import ConfigError, DatasetError, InvalidInputError
 from traceworld.sim.control import METAWORLD_SPEC, PUBLISHED_CAMERA, PUBLISHED_STEPS, WRIST, MetaworldEnv, training_seed
 from traceworld.sim.control_policies import clipped_expert_action
 from traceworld.sim.film import depth_picture
-from traceworld.sim.workers import one_thread
+from traceworld.sim.workers import worker_pool
 from traceworld.sim.worlds import versions
 from traceworld.traces.atomic import read_json, write_atomically, write_json
 from traceworld.traces.demonstrations import Demonstration
@@ -159,9 +158,7 @@ def _run(
         finally:
             recorder.close()
         return
-    # spawn: a forked child would share the parent's GL driver and thread pools
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_begin_work, initargs=(folder, config)) as pool:
+    with worker_pool(workers, _begin_work, folder, config) as pool:
         running = {pool.submit(_work, *job): job for job in todo}
         try:
             for future in as_completed(running):
@@ -177,7 +174,6 @@ _RECORDER: _Recorder | None = None
 
 def _begin_work(folder: Path, config: DemonstrationConfig) -> None:
     global _RECORDER
-    one_thread()
     _RECORDER = _Recorder(folder, config)
 
 

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,7 @@ from traceworld.sim.rendering import SceneRenderer
 from traceworld.sim.tasks import check_task, resolve_tasks
 from traceworld.sim.truth import TRUTH_SUFFIX, is_complete_truth, read_description, write_truth
 from traceworld.sim.variety import Variety
-from traceworld.sim.workers import one_thread
+from traceworld.sim.workers import worker_pool
 from traceworld.sim.worlds import STEP_S, Rollout, Stage, World, versions
 
 log = logging.getLogger(__name__)
@@ -187,7 +185,7 @@ def record_many(
     jobs = [(task, seeds, str(out_dir), options) for task in resolve_tasks(tasks)]
     if workers < 1:
         return [recording for job in jobs for recording in _record_task(*job)]
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=one_thread) as pool:
+    with worker_pool(workers) as pool:
         done = [pool.submit(_record_task, *job) for job in jobs]
         try:
             return [recording for future in done for recording in future.result()]
