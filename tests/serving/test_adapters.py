@@ -1,6 +1,7 @@
 """The layouts: what stands where in published clients' requests, and that everything else is refused by name."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -257,8 +258,16 @@ def test_a_layout_is_of_the_policys_robot():
     unsaid = Echo()
     with pytest.raises(ConfigError, match="does not say which cameras"):
         adapter_for("lerobot", unsaid)
-    with pytest.raises(ConfigError, match=r"'mine' gives 3 numbers per action, 'metaworld' takes 4.*'lerobot'"):
+    with pytest.raises(
+        ConfigError, match=r"'mine' has 3 numbers per action and 2 of state, 'metaworld' 4 and 4.*'lerobot'"
+    ):
         adapter_for("metaworld", Trained())
+    alike = Trained()
+    alike.spec = replace(Trained.spec, names=tuple("abcd"), low=(-1.0,) * 4, high=(1.0,) * 4)
+    with pytest.raises(ConfigError, match="4 numbers per action and 2 of state"):
+        adapter_for("metaworld", alike)
+    alike.spec = replace(alike.spec, state_names=())  # it does not say: the first request will
+    assert adapter_for("metaworld", alike) is METAWORLD
     assert adapter_for("metaworld", unsaid) is METAWORLD
     with pytest.raises(ConfigError, match="no adapter is called"):
         adapter_for("metaword", Trained())

@@ -45,10 +45,8 @@ def test_steps_and_committed_actions_are_told_to_servers_that_know_them():
     with policy_server(counting) as running:
         policy = RemotePolicy(running.url)
         policy.act(seen(5))
-        assert policy.act_after(seen(9), np.zeros((2, 4), np.float32)).actions.shape == (
-            2,
-            4,
-        )  # cannot, and acts as ever
+        told = policy.act_after(seen(9), np.zeros((2, 4), np.float32)).actions  # it cannot, and acts as ever
+        assert told.shape == (2, 4)
         policy.close()
     assert counting.steps == [5, 9]
     inpainting, committed = Inpainting(), np.full((3, 4), 0.25, np.float32)
@@ -163,11 +161,46 @@ def test_an_answer_without_actions_is_the_servers_fault(monkeypatch, actions):
     with policy_server(Echo()) as running:
         policy = RemotePolicy(running.url)
         answers = {"actions": actions, "server_timing": {"infer_ms": "soon"}}
-        monkeypatch.setattr(policy._client, "infer", lambda request, retries: answers)
+        monkeypatch.setattr(policy._client, "infer", lambda request: answers)
         with pytest.raises(PolicyError, match="no chunk of actions"):
             policy.act(seen())
         answers["actions"] = [[0.5] * 4]
         assert policy.act(seen()).actions.tolist() == answers["actions"]
+        policy.close()
+
+
+def test_an_episode_whose_connection_was_lost_is_not_gone_on_with():
+    """The server would take what follows for an episode with another seed."""
+    policy = Together()
+    with policy_server(policy) as running:
+        afar = RemotePolicy(running.url)
+        afar.reset(7)
+        assert np.array_equal(afar.act(seen(0)).actions, right(seen(0), 7))
+        afar._client._socket.close_socket()
+        with pytest.raises(PolicyError, match=r"connection broke(?s:.*)the same command goes on"):
+            afar.act(seen(1))
+        assert policy.sizes == [1]
+        afar.reset(7)  # a rollout that is resumed begins the episode anew
+        assert np.array_equal(afar.act(seen(0)).actions, right(seen(0), 7))
+        afar.close()
+
+
+def test_a_full_queue_is_asked_again(monkeypatch):
+    with policy_server(Echo()) as running:
+        policy = RemotePolicy(running.url)
+        whole, refused = policy._client.infer, [2]
+
+        def infer(request):
+            if refused[0]:
+                refused[0] -= 1
+                raise policy._package.BusyError("1 requests wait")
+            return whole(request)
+
+        monkeypatch.setattr(policy._client, "infer", infer)
+        assert np.array_equal(policy.act(seen()).actions, right(seen()))
+        refused[0] = 99
+        with pytest.raises(BusyError):
+            policy.act(seen())
         policy.close()
 
 

@@ -204,9 +204,11 @@ def adapter_for(name: str, policy: Policy) -> Adapter:
     spec: ActionSpec | None = getattr(policy, "spec", None)
     if name != LEROBOT:
         adapter = adapter_named(name)
-        if spec is not None and spec.dim != adapter.action_dim:
+        sizes = adapter.action_dim, sum(size for _, size in adapter.state)
+        own = sizes if spec is None else (spec.dim, len(spec.state_names) or sizes[1])
+        if own != sizes:
             raise ConfigError(
-                f"'{policy.name}' gives {spec.dim} numbers per action, '{name}' takes {adapter.action_dim}",
+                f"'{policy.name}' has {own[0]} numbers per action and {own[1]} of state, '{name}' {sizes[0]} and {sizes[1]}",
                 where="adapter",
                 mend=f"choose its robot's, or '{LEROBOT}' for the layout of the dataset it learned from",
             )

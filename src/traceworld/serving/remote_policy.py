@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,8 +22,9 @@ from traceworld.serving.keys import find_key
 from traceworld.serving.refusals import BusyError, PolicyError, TooSlowError
 from traceworld.traces.robot import ActionChunk, RobotObservation
 
-RETRIES = 5
-"""After a lost connection or a full queue, with growing pauses: a rollout shall outlive a restart of the server."""
+BUSY_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
+"""Before the same question again, where the server's queue was full. After a lost connection nothing is asked again: what the server
+knew of the episode, its seed at least, is gone, and the episode would go on as another. A rollout begins it anew when it is resumed."""
 
 
 class RemotePolicy:
@@ -82,15 +84,22 @@ class RemotePolicy:
         request = self._adapter.ask(observation)
         extras = {"step": observation.step, **self._geometry(observation), **more}
         request |= {PREFIX + name: value for name, value in extras.items() if PREFIX + name in self._extensions}
-        try:
-            answer = self._client.infer(request, retries=RETRIES)
-        except self._package.ClientError as error:
-            raise self._meant(error) from error
+        answer = self._answer(request)
         actions = self._actions(answer.get("actions"))
         said = answer.get("server_timing")
         took = said.items() if isinstance(said, dict) else ()
         timing = {name.removesuffix("_ms"): 1e-3 * ms for name, ms in took if isinstance(ms, int | float)}
         return ActionChunk(actions, timing=timing, done=bool(answer.get(f"{PREFIX}done", False)))
+
+    def _answer(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        for pause_s in (*BUSY_PAUSES_S, None):
+            try:
+                return self._client.infer(request)
+            except self._package.ClientError as error:
+                if pause_s is None or not isinstance(error, self._package.BusyError):
+                    raise self._meant(error) from error
+                time.sleep(pause_s)
+        raise AssertionError("the last pause is None")
 
     def _actions(self, given: Any) -> Float32[np.ndarray, "K A"]:
         try:

@@ -251,7 +251,7 @@ def _say_cameras(policy: PolicyConfig, cameras: tuple[str, ...]) -> None:
     log.info("scene camera '%s', gripper's camera %s", read[0], f"'{read[1]}'" if read[1:] else "none")
     if unread := [camera for camera in cameras if camera not in read]:
         log.warning(
-            "reads '%s' as the scene%s; not read: %s. To choose: --cameras SCENE %s=THE-GRIPPERS",
+            "reads '%s' as the scene%s; not read: %s. Of a LeRobot dataset, choose with --cameras SCENE %s=THE-GRIPPERS",
             read[0], f" and '{read[1]}' as the gripper's" if read[1:] else "", ", ".join(unread), policy.gripper.camera
         )  # fmt: skip
 

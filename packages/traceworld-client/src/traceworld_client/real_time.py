@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Dict, Mapping, Optional
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Callable, Deque, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -42,7 +42,7 @@ class RealTimePlayer:
         self._policy, self._stay = policy, stay
         self._ask_every, self._max_stale = ask_every, max_stale
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="policy")
-        self._coming = None  # type: Optional[Tuple[Future, int, int]]
+        self._coming: Optional[Tuple[Future, int, int]] = None  # answer, step and count of sent actions when asked
         self._forget()
 
     def infer(self, observation: Mapping[str, Any]) -> Dict[str, Any]:
@@ -81,15 +81,15 @@ class RealTimePlayer:
         self.close()
 
     def _forget(self) -> None:
-        self._answer = None  # type: Optional[Dict[str, Any]]
-        self._sent = None  # type: Optional[np.ndarray]
+        self._answer: Optional[Dict[str, Any]] = None
+        self._sent: Optional[np.ndarray] = None
         self._step = 0
         self._begun = 0  # step of the observation behind the chunk in hand
         self._moved = 0  # actions of chunks that were sent
         self._entry = 0  # that count when the chunk in hand was asked for: where its first action belongs
         self.stayed = 0
         self.late = 0
-        self.delays = deque(maxlen=10)  # type: Deque[int]
+        self.delays: Deque[int] = deque(maxlen=10)
 
     def _ask(self, observation: Mapping[str, Any], now: int) -> None:
         request = _kept(observation)
